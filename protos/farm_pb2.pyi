@@ -1,0 +1,532 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DeviceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEVICE_STATE_UNSPECIFIED: _ClassVar[DeviceState]
+    DEVICE_STATE_IDLE: _ClassVar[DeviceState]
+    DEVICE_STATE_BUSY: _ClassVar[DeviceState]
+    DEVICE_STATE_GONE: _ClassVar[DeviceState]
+
+class MeasurementStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MEASUREMENT_STATUS_UNSPECIFIED: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_OK: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_BUILD_ERROR: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_BUILD_TIMEOUT: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_LOAD_ERROR: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_CRASHED: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_TIMED_OUT: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_WRONG_OUTPUT: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_GARBAGE: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_DEVICE_LOST: _ClassVar[MeasurementStatus]
+
+class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
+    JOB_STATE_QUEUED: _ClassVar[JobState]
+    JOB_STATE_RUNNING: _ClassVar[JobState]
+    JOB_STATE_DONE: _ClassVar[JobState]
+    JOB_STATE_FAILED: _ClassVar[JobState]
+    JOB_STATE_CANCELLED: _ClassVar[JobState]
+    JOB_STATE_INTERRUPTED: _ClassVar[JobState]
+DEVICE_STATE_UNSPECIFIED: DeviceState
+DEVICE_STATE_IDLE: DeviceState
+DEVICE_STATE_BUSY: DeviceState
+DEVICE_STATE_GONE: DeviceState
+MEASUREMENT_STATUS_UNSPECIFIED: MeasurementStatus
+MEASUREMENT_STATUS_OK: MeasurementStatus
+MEASUREMENT_STATUS_BUILD_ERROR: MeasurementStatus
+MEASUREMENT_STATUS_BUILD_TIMEOUT: MeasurementStatus
+MEASUREMENT_STATUS_LOAD_ERROR: MeasurementStatus
+MEASUREMENT_STATUS_CRASHED: MeasurementStatus
+MEASUREMENT_STATUS_TIMED_OUT: MeasurementStatus
+MEASUREMENT_STATUS_WRONG_OUTPUT: MeasurementStatus
+MEASUREMENT_STATUS_GARBAGE: MeasurementStatus
+MEASUREMENT_STATUS_DEVICE_LOST: MeasurementStatus
+JOB_STATE_UNSPECIFIED: JobState
+JOB_STATE_QUEUED: JobState
+JOB_STATE_RUNNING: JobState
+JOB_STATE_DONE: JobState
+JOB_STATE_FAILED: JobState
+JOB_STATE_CANCELLED: JobState
+JOB_STATE_INTERRUPTED: JobState
+
+class Chunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "engines", "host", "cpu_features")
+    class ToolVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TARGET_JSON_FIELD_NUMBER: _ClassVar[int]
+    CPU_MODEL_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_FIELD_NUMBER: _ClassVar[int]
+    TOOL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    CPU_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    target_json: str
+    cpu_model: str
+    cpus: _containers.RepeatedScalarFieldContainer[int]
+    num_threads: int
+    emulated: bool
+    tool_versions: _containers.ScalarMap[str, str]
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    host: str
+    cpu_features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., engines: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("device", "state", "kind", "measurements", "last_error")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    device: Device
+    state: DeviceState
+    kind: str
+    measurements: int
+    last_error: str
+    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., state: _Optional[_Union[DeviceState, str]] = ..., kind: _Optional[str] = ..., measurements: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class Artifact(_message.Message):
+    __slots__ = ("sha256", "size_bytes", "data")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    size_bytes: int
+    data: bytes
+    def __init__(self, sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("shape", "dtype")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
+
+class EvaluatorConfig(_message.Message):
+    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REPEAT_FIELD_NUMBER: _ClassVar[int]
+    MIN_REPEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    HOPELESS_RATIO_FIELD_NUMBER: _ClassVar[int]
+    COLD_CACHE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    repeat: int
+    min_repeat_ms: int
+    timeout_s: float
+    hopeless_ratio: float
+    cold_cache: bool
+    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ...) -> None: ...
+
+class Trial(_message.Message):
+    __slots__ = ("candidate_key", "artifact")
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    candidate_key: str
+    artifact: Artifact
+    def __init__(self, candidate_key: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+
+class KernelWork(_message.Message):
+    __slots__ = ("workload_key", "args", "num_outputs", "input_seed", "reference", "evaluator", "best_us", "trials")
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    NUM_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_SEED_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    BEST_US_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    workload_key: str
+    args: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    num_outputs: int
+    input_seed: int
+    reference: Artifact
+    evaluator: EvaluatorConfig
+    best_us: float
+    trials: _containers.RepeatedCompositeFieldContainer[Trial]
+    def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ...) -> None: ...
+
+class ModelVariant(_message.Message):
+    __slots__ = ("name", "engine", "artifact")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    engine: str
+    artifact: Artifact
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+
+class ModelWork(_message.Message):
+    __slots__ = ("variants", "examples", "evaluator", "num_threads")
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    variants: _containers.RepeatedCompositeFieldContainer[ModelVariant]
+    examples: Artifact
+    evaluator: EvaluatorConfig
+    num_threads: int
+    def __init__(self, variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., examples: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("lease_id", "job_id", "expires_s", "kernel", "model")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    job_id: str
+    expires_s: float
+    kernel: KernelWork
+    model: ModelWork
+    def __init__(self, lease_id: _Optional[str] = ..., job_id: _Optional[str] = ..., expires_s: _Optional[float] = ..., kernel: _Optional[_Union[KernelWork, _Mapping]] = ..., model: _Optional[_Union[ModelWork, _Mapping]] = ...) -> None: ...
+
+class Telemetry(_message.Message):
+    __slots__ = ("temperature_c", "frequency_mhz", "governor", "load_1m", "throttled")
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_MHZ_FIELD_NUMBER: _ClassVar[int]
+    GOVERNOR_FIELD_NUMBER: _ClassVar[int]
+    LOAD_1M_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    temperature_c: float
+    frequency_mhz: float
+    governor: str
+    load_1m: float
+    throttled: str
+    def __init__(self, temperature_c: _Optional[float] = ..., frequency_mhz: _Optional[float] = ..., governor: _Optional[str] = ..., load_1m: _Optional[float] = ..., throttled: _Optional[str] = ...) -> None: ...
+
+class Circumstances(_message.Message):
+    __slots__ = ("device", "tool_versions", "evaluator", "num_threads", "cpus", "emulated", "before", "after", "lock_wait_s", "busy_s")
+    class ToolVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LOCK_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    tool_versions: _containers.ScalarMap[str, str]
+    evaluator: EvaluatorConfig
+    num_threads: int
+    cpus: _containers.RepeatedScalarFieldContainer[int]
+    emulated: bool
+    before: Telemetry
+    after: Telemetry
+    lock_wait_s: float
+    busy_s: float
+    def __init__(self, device: _Optional[str] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., emulated: _Optional[bool] = ..., before: _Optional[_Union[Telemetry, _Mapping]] = ..., after: _Optional[_Union[Telemetry, _Mapping]] = ..., lock_wait_s: _Optional[float] = ..., busy_s: _Optional[float] = ...) -> None: ...
+
+class Measurement(_message.Message):
+    __slots__ = ("lease_id", "workload_key", "candidate_key", "artifact_sha256", "status", "repeats_s", "error", "max_abs_error", "circumstances")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CIRCUMSTANCES_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    workload_key: str
+    candidate_key: str
+    artifact_sha256: str
+    status: MeasurementStatus
+    repeats_s: _containers.RepeatedScalarFieldContainer[float]
+    error: str
+    max_abs_error: float
+    circumstances: Circumstances
+    def __init__(self, lease_id: _Optional[str] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., artifact_sha256: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
+
+class VariantResult(_message.Message):
+    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_S_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    status: MeasurementStatus
+    repeats_s: _containers.RepeatedScalarFieldContainer[float]
+    error: str
+    max_abs_error: float
+    max_rel_error: float
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ...) -> None: ...
+
+class ModelMeasurement(_message.Message):
+    __slots__ = ("lease_id", "variants", "circumstances")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
+    CIRCUMSTANCES_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    variants: _containers.RepeatedCompositeFieldContainer[VariantResult]
+    circumstances: Circumstances
+    def __init__(self, lease_id: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[VariantResult, _Mapping]]] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
+
+class Registration(_message.Message):
+    __slots__ = ("protocol_version", "device")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    device: Device
+    def __init__(self, protocol_version: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("telemetry",)
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
+    telemetry: Telemetry
+    def __init__(self, telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
+
+class LeaseFinished(_message.Message):
+    __slots__ = ("lease_id", "error")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    error: str
+    def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class AgentMessage(_message.Message):
+    __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished")
+    REGISTRATION_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    registration: Registration
+    heartbeat: Heartbeat
+    measurement: Measurement
+    model_measurement: ModelMeasurement
+    lease_finished: LeaseFinished
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., measurement: _Optional[_Union[Measurement, _Mapping]] = ..., model_measurement: _Optional[_Union[ModelMeasurement, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ...) -> None: ...
+
+class Registered(_message.Message):
+    __slots__ = ("session_id", "heartbeat_s")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    heartbeat_s: float
+    def __init__(self, session_id: _Optional[str] = ..., heartbeat_s: _Optional[float] = ...) -> None: ...
+
+class Acknowledgement(_message.Message):
+    __slots__ = ("lease_id", "candidate_key")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    candidate_key: str
+    def __init__(self, lease_id: _Optional[str] = ..., candidate_key: _Optional[str] = ...) -> None: ...
+
+class CancelLease(_message.Message):
+    __slots__ = ("lease_id",)
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
+
+class GatewayMessage(_message.Message):
+    __slots__ = ("registered", "lease", "acknowledgement", "cancel_lease")
+    REGISTERED_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_LEASE_FIELD_NUMBER: _ClassVar[int]
+    registered: Registered
+    lease: Lease
+    acknowledgement: Acknowledgement
+    cancel_lease: CancelLease
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., cancel_lease: _Optional[_Union[CancelLease, _Mapping]] = ...) -> None: ...
+
+class FetchArtifactRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class Shape(_message.Message):
+    __slots__ = ("dims",)
+    DIMS_FIELD_NUMBER: _ClassVar[int]
+    dims: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class JobSpec(_message.Message):
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed")
+    class ShapesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Shape
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Shape, _Mapping]] = ...) -> None: ...
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    TARGET_JSON_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_S_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    model_name: str
+    model_sha256: str
+    shapes: _containers.MessageMap[str, Shape]
+    target_json: str
+    trials: int
+    time_limit_s: float
+    seed: int
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class TrialCounts(_message.Message):
+    __slots__ = ("total", "ok", "failed", "from_log")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FROM_LOG_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    ok: int
+    failed: int
+    from_log: int
+    def __init__(self, total: _Optional[int] = ..., ok: _Optional[int] = ..., failed: _Optional[int] = ..., from_log: _Optional[int] = ...) -> None: ...
+
+class TaskProgress(_message.Message):
+    __slots__ = ("name", "workload_key", "weight", "untuned_us", "tuned_us", "trials")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    UNTUNED_US_FIELD_NUMBER: _ClassVar[int]
+    TUNED_US_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    workload_key: str
+    weight: int
+    untuned_us: float
+    tuned_us: float
+    trials: int
+    def __init__(self, name: _Optional[str] = ..., workload_key: _Optional[str] = ..., weight: _Optional[int] = ..., untuned_us: _Optional[float] = ..., tuned_us: _Optional[float] = ..., trials: _Optional[int] = ...) -> None: ...
+
+class RankingQuality(_message.Message):
+    __slots__ = ("pairwise", "peak_at_1", "peak_at_5", "batches")
+    PAIRWISE_FIELD_NUMBER: _ClassVar[int]
+    PEAK_AT_1_FIELD_NUMBER: _ClassVar[int]
+    PEAK_AT_5_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    pairwise: float
+    peak_at_1: float
+    peak_at_5: float
+    batches: int
+    def __init__(self, pairwise: _Optional[float] = ..., peak_at_1: _Optional[float] = ..., peak_at_5: _Optional[float] = ..., batches: _Optional[int] = ...) -> None: ...
+
+class ModelResult(_message.Message):
+    __slots__ = ("untuned_ms", "tuned_ms", "onnxruntime_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes")
+    UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
+    TUNED_MS_FIELD_NUMBER: _ClassVar[int]
+    ONNXRUNTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_FILENAME_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    untuned_ms: float
+    tuned_ms: float
+    onnxruntime_ms: float
+    max_abs_error: float
+    max_rel_error: float
+    package_filename: str
+    package_sha256: str
+    package_size_bytes: int
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., onnxruntime_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    RANKING_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_AT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    spec: JobSpec
+    state: JobState
+    stage: str
+    error: str
+    trials: TrialCounts
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskProgress]
+    ranking: RankingQuality
+    elapsed_s: float
+    remaining_s: float
+    result: ModelResult
+    submitted_at: float
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ...) -> None: ...
+
+class SubmitJobRequest(_message.Message):
+    __slots__ = ("spec", "model_chunk")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    MODEL_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    spec: JobSpec
+    model_chunk: bytes
+    def __init__(self, spec: _Optional[_Union[JobSpec, _Mapping]] = ..., model_chunk: _Optional[bytes] = ...) -> None: ...
+
+class JobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListJobsResponse(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[Job]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
+
+class ListDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDevicesResponse(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,69 @@
+"""The lock between those who time kernels on a host and those who build on it (DESIGN, 9).
+
+A contract between processes: every measurement on the host's CPUs c takes ``timing(c)``, every
+build, proposal or training takes ``working()``. Work runs beside work, timings run beside timings
+on other CPUs, and a timing never runs beside work. It is a reader-writer lock per CPU (``flock``
+on files that all processes of the host share), with a gate in front of each so that neither side
+starves: whoever waits holds the gate, and later arrivals queue behind it. The kernel releases the
+locks of a process that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+LOCK_DIR_ENVIRONMENT = "TUNEFARM_LOCK_DIR"
+
+
+def lock_directory() -> Path:
+    """Where the lock files are: one place per host, ``TUNEFARM_LOCK_DIR`` to move it."""
+    configured = os.environ.get(LOCK_DIR_ENVIRONMENT)
+    return Path(configured) if configured else Path(tempfile.gettempdir()) / "tunefarm-locks"
+
+
+def all_cpus() -> tuple[int, ...]:
+    """Every CPU of the host, whatever this process is bound to."""
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _open(name: str) -> int:
+    directory = lock_directory()
+    directory.mkdir(mode=0o1777, parents=True, exist_ok=True)
+    # Opened for reading only: flock needs no more, and so other users' agents can share the file.
+    flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(directory / name, flags, 0o644)
+
+
+@contextlib.contextmanager
+def _hold(cpus: Iterable[int], mode: int) -> Iterator[float]:
+    started = time.monotonic()
+    held: list[int] = []
+    try:
+        for cpu in sorted(set(cpus)):  # in one order everywhere, so nobody deadlocks
+            gate = _open(f"cpu{cpu}.gate")
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                held.append(_open(f"cpu{cpu}.lock"))
+                fcntl.flock(held[-1], mode)
+            finally:
+                os.close(gate)
+        yield time.monotonic() - started
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def timing(cpus: Iterable[int]) -> contextlib.AbstractContextManager[float]:
+    """Have ``cpus`` to oneself; gives the seconds waited."""
+    return _hold(cpus, fcntl.LOCK_EX)
+
+
+def working() -> contextlib.AbstractContextManager[float]:
+    """Work on any CPU of this host while nobody times; gives the seconds waited."""
+    return _hold(all_cpus(), fcntl.LOCK_SH)

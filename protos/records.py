@@ -1,0 +1,462 @@
+"""The values that cross folders: frozen, comparable, with their units in their names.
+
+Each record that travels has a message of the same name and the same field names in ``farm.proto``;
+``convert`` goes between the two.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PROTOCOL_VERSION = 1
+"""Raised when an agent of the previous version could misread this coordinator."""
+
+CHUNK_BYTES = 1 << 20
+"""Size of a piece of a streamed model, artifact or package."""
+
+MAX_INLINE_BYTES = 256 << 10
+"""A larger artifact does not travel inside a lease; the agent fetches it."""
+
+MAX_MODEL_BYTES = 2 << 30
+"""The largest model file or artifact a farm accepts (protobuf's own limit for an ONNX file)."""
+
+
+def sha256_hex(data: bytes) -> str:
+    """The name of a model, an artifact or a package."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """One text per value: sorted keys, no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+# ------------------------------------------------------------------------------- devices
+
+
+@dataclass(frozen=True)
+class Device:
+    """What an agent says about the device it stands for."""
+
+    name: str
+    target_json: str
+    cpu_model: str
+    cpus: tuple[int, ...]
+    num_threads: int
+    emulated: bool = False
+    tool_versions: Mapping[str, str] = field(default_factory=dict)
+    engines: tuple[str, ...] = ()
+    host: str = ""
+    cpu_features: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Devices of one kind answer for each other: same target, same CPU, both real or neither."""
+        identity = canonical_json([self.target_json, self.cpu_model, self.emulated])
+        return sha256_hex(identity.encode())[:16]
+
+
+class DeviceState(enum.IntEnum):
+    """What a device does now."""
+
+    IDLE = 1
+    BUSY = 2
+    GONE = 3
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """A device as the fleet sees it."""
+
+    device: Device
+    state: DeviceState
+    kind: str
+    measurements: int = 0
+    last_error: str = ""
+
+
+# ------------------------------------------------------------------------------- work
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Bytes with their SHA-256; ``data`` may be empty where only the name is meant."""
+
+    sha256: str
+    size_bytes: int
+    data: bytes = field(default=b"", repr=False)
+
+    @staticmethod
+    def of(data: bytes) -> Artifact:
+        """The artifact that these bytes are."""
+        return Artifact(sha256_hex(data), len(data), data)
+
+    def without_data(self) -> Artifact:
+        """The reference alone."""
+        return Artifact(self.sha256, self.size_bytes)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype (NumPy's name) of one parameter of a kernel."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """The policy of timing, one immutable value, recorded with every measurement."""
+
+    number: int = 1
+    repeat: int = 5
+    min_repeat_ms: int = 5
+    timeout_s: float = 10.0
+    hopeless_ratio: float = 5.0
+    cold_cache: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate to be measured, as its built artifact."""
+
+    candidate_key: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class KernelWork:
+    """Check and time several candidates of one workload."""
+
+    workload_key: str
+    args: tuple[TensorSpec, ...]
+    num_outputs: int
+    input_seed: int
+    reference: Artifact
+    evaluator: EvaluatorConfig
+    trials: tuple[Trial, ...]
+    best_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelVariant:
+    """One way to run the whole model: a package of ours or another engine."""
+
+    name: str
+    engine: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class ModelWork:
+    """Check and time variants of a whole model in turn, in one run."""
+
+    variants: tuple[ModelVariant, ...]
+    examples: Artifact
+    evaluator: EvaluatorConfig
+    num_threads: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Work that one agent holds for a time. Exactly one of ``kernel`` and ``model`` is set."""
+
+    lease_id: str
+    job_id: str
+    expires_s: float
+    kernel: KernelWork | None = None
+    model: ModelWork | None = None
+
+
+# ------------------------------------------------------------------------------- results
+
+
+class MeasurementStatus(enum.IntEnum):
+    """What became of a candidate. Failure is data: each of these is logged and learnt from."""
+
+    OK = 1
+    BUILD_ERROR = 2
+    BUILD_TIMEOUT = 3
+    LOAD_ERROR = 4
+    CRASHED = 5
+    TIMED_OUT = 6
+    WRONG_OUTPUT = 7
+    GARBAGE = 8
+    DEVICE_LOST = 9
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What the device says of itself; None where the system has no such signal."""
+
+    temperature_c: float | None = None
+    frequency_mhz: float | None = None
+    governor: str | None = None
+    load_1m: float | None = None
+    throttled: str | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a number can't be understood without."""
+
+    device: str
+    tool_versions: Mapping[str, str]
+    evaluator: EvaluatorConfig
+    num_threads: int
+    cpus: tuple[int, ...]
+    emulated: bool
+    before: Telemetry
+    after: Telemetry
+    lock_wait_s: float = 0.0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One candidate's outcome. ``circumstances`` is None if no device was involved."""
+
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    lease_id: str = ""
+    artifact_sha256: str = ""
+    repeats_s: tuple[float, ...] = ()
+    error: str = ""
+    max_abs_error: float = 0.0
+    circumstances: Circumstances | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if its latency counts."""
+        return self.status is MeasurementStatus.OK
+
+    @property
+    def latency_us(self) -> float | None:
+        """Median of the repeats, microseconds; None unless ``ok``."""
+        return statistics.median(self.repeats_s) * 1e6 if self.ok and self.repeats_s else None
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """One variant's outcome: ``repeats_s`` in seconds per inference."""
+
+    name: str
+    status: MeasurementStatus
+    repeats_s: tuple[float, ...] = ()
+    error: str = ""
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median of the repeats, milliseconds; None unless it ran and was right."""
+        if self.status is not MeasurementStatus.OK or not self.repeats_s:
+            return None
+        return statistics.median(self.repeats_s) * 1e3
+
+
+@dataclass(frozen=True)
+class ModelMeasurement:
+    """All variants of one model, timed in turn."""
+
+    lease_id: str
+    variants: tuple[VariantResult, ...]
+    circumstances: Circumstances
+
+
+# ------------------------------------------------------------------------------- the session
+
+
+@dataclass(frozen=True)
+class Registration:
+    """An agent's first message."""
+
+    protocol_version: int
+    device: Device
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Sent by the agent every ``Registered.heartbeat_s`` seconds."""
+
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True)
+class LeaseFinished:
+    """The agent is done with a lease; ``error`` says why it could not do it at all."""
+
+    lease_id: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The coordinator's answer to a registration."""
+
+    session_id: str
+    heartbeat_s: float
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """The result is durable. An empty ``candidate_key`` means the lease's ModelMeasurement."""
+
+    lease_id: str
+    candidate_key: str = ""
+
+
+@dataclass(frozen=True)
+class CancelLease:
+    """Nobody waits for this lease any more."""
+
+    lease_id: str
+
+
+# ------------------------------------------------------------------------------- jobs
+
+
+class JobState(enum.IntEnum):
+    """Where a job stands."""
+
+    QUEUED = 1
+    RUNNING = 2
+    DONE = 3
+    FAILED = 4
+    CANCELLED = 5
+    INTERRUPTED = 6
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing will happen to it any more unless it is submitted again."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of one input."""
+
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a client asks for."""
+
+    model_name: str
+    model_sha256: str
+    target_json: str
+    trials: int
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    time_limit_s: float | None = None
+    seed: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Jobs of one identity continue each other: same model, shapes and target."""
+        shapes = {name: list(shape.dims) for name, shape in self.shapes.items()}
+        return sha256_hex(canonical_json([self.model_sha256, shapes, self.target_json]).encode())
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """Trials of a job; ``from_log`` of ``total`` were measured before this run."""
+
+    total: int = 0
+    ok: int = 0
+    failed: int = 0
+    from_log: int = 0
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """One fused operator of the job's model."""
+
+    name: str
+    workload_key: str
+    weight: int
+    untuned_us: float | None = None
+    tuned_us: float | None = None
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class RankingQuality:
+    """How well the cost model ordered the last batches before they were measured."""
+
+    pairwise: float
+    peak_at_1: float
+    peak_at_5: float
+    batches: int
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """The whole model, untuned, tuned and in ONNX Runtime, measured in one run."""
+
+    untuned_ms: float
+    tuned_ms: float
+    max_abs_error: float
+    max_rel_error: float
+    package_filename: str
+    package_sha256: str
+    package_size_bytes: int
+    onnxruntime_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job and how far it is."""
+
+    job_id: str
+    spec: JobSpec
+    state: JobState
+    stage: str = ""
+    error: str = ""
+    trials: TrialCounts = TrialCounts()
+    tasks: tuple[TaskProgress, ...] = ()
+    ranking: RankingQuality | None = None
+    elapsed_s: float = 0.0
+    remaining_s: float | None = None
+    result: ModelResult | None = None
+    submitted_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A unique fused operator: its workload (text), how often the model runs it, its parameters.
+
+    ``workload_json`` is TVM's serialised IRModule with one function ``main`` whose parameters are
+    ``args``, inputs first, the last ``num_outputs`` of them outputs.
+    """
+
+    name: str
+    workload_key: str
+    workload_json: str = field(repr=False)
+    weight: int
+    args: tuple[TensorSpec, ...]
+    num_outputs: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A workload and a trace (text): one program of the billions."""
+
+    workload_key: str
+    trace_json: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Its name everywhere; the untuned program has the empty trace."""
+        return sha256_hex(f"{self.workload_key}\n{self.trace_json}".encode())
+
+
+UNTUNED_TRACE = ""
+"""The trace of the untuned program: the workload as it is, unscheduled."""
