@@ -22,8 +22,6 @@ from .errors import ProtocolViolation
 
 R = TypeVar("R")
 
-_WORK = ("kernel", "model")
-
 
 @functools.cache
 def _hints(record_type: type) -> dict[str, Any]:
@@ -68,8 +66,9 @@ def from_message(message: Message, record_type: type[R]) -> R:
     Raises ProtocolViolation if an enum is unset or unknown, or if an embedded record is missing.
     """
     values = {}
-    for field in dataclasses.fields(typing.cast(Any, record_type)):
-        values[field.name] = _get(message, field.name, _hints(record_type)[field.name])
+    cast_type = typing.cast("type", record_type)
+    for field in dataclasses.fields(typing.cast("Any", record_type)):
+        values[field.name] = _get(message, field.name, _hints(cast_type)[field.name])
     return record_type(**values)
 
 
@@ -84,18 +83,18 @@ def _get(message: Any, name: str, hint: Any) -> Any:
     if origin is tuple:
         item_type = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(item_type):
-            return tuple(from_message(item, typing.cast(type, item_type)) for item in value)
+            return tuple(from_message(item, typing.cast("type", item_type)) for item in value)
         return tuple(value)
     if origin is not None and issubclass(origin, Mapping):
         item_type = typing.get_args(hint)[1]
         if dataclasses.is_dataclass(item_type):
-            item = typing.cast(type, item_type)
+            item = typing.cast("type", item_type)
             return {key: from_message(value[key], item) for key in value}
         return dict(value)
     if dataclasses.is_dataclass(hint):
         if not message.HasField(name):
             raise ProtocolViolation(f"{type(message).__name__}.{name} is missing")
-        return from_message(value, typing.cast(type, hint))
+        return from_message(value, typing.cast("type", hint))
     if isinstance(hint, type) and issubclass(hint, enum.IntEnum):
         try:
             return hint(value)
@@ -137,7 +136,7 @@ def _unwrap(envelope: Any, kinds: Mapping[str, type]) -> Any:
 def to_agent_message(record: Any) -> farm_pb2.AgentMessage:
     """Wrap what an agent sends."""
     return typing.cast(
-        farm_pb2.AgentMessage, _wrap(farm_pb2.AgentMessage(), _AGENT_MESSAGES, record)
+        "farm_pb2.AgentMessage", _wrap(farm_pb2.AgentMessage(), _AGENT_MESSAGES, record)
     )
 
 
@@ -149,16 +148,13 @@ def from_agent_message(message: farm_pb2.AgentMessage) -> Any:
 def to_gateway_message(record: Any) -> farm_pb2.GatewayMessage:
     """Wrap what the coordinator sends to an agent."""
     return typing.cast(
-        farm_pb2.GatewayMessage, _wrap(farm_pb2.GatewayMessage(), _GATEWAY_MESSAGES, record)
+        "farm_pb2.GatewayMessage", _wrap(farm_pb2.GatewayMessage(), _GATEWAY_MESSAGES, record)
     )
 
 
 def from_gateway_message(message: farm_pb2.GatewayMessage) -> Any:
     """Unwrap what the coordinator sent; raises ProtocolViolation if it is empty or malformed."""
     record = _unwrap(message, _GATEWAY_MESSAGES)
-    if (
-        isinstance(record, records.Lease)
-        and sum(getattr(record, w) is not None for w in _WORK) != 1
-    ):
-        raise ProtocolViolation(f"lease {record.lease_id} carries no work")
+    if isinstance(record, records.Lease) and (record.kernel is None) == (record.model is None):
+        raise ProtocolViolation(f"lease {record.lease_id} must carry one kind of work")
     return record

@@ -56,7 +56,7 @@ class Device:
 
     @property
     def kind(self) -> str:
-        """Devices of one kind answer for each other: same target, same CPU, both real or neither."""
+        """Devices of one kind answer for each other: same target and CPU, both real or neither."""
         identity = canonical_json([self.target_json, self.cpu_model, self.emulated])
         return sha256_hex(identity.encode())[:16]
 
