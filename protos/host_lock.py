@@ -34,10 +34,16 @@ def all_cpus() -> tuple[int, ...]:
 
 def _open(name: str) -> int:
     directory = lock_directory()
-    directory.mkdir(mode=0o1777, parents=True, exist_ok=True)
-    # Opened for reading only: flock needs no more, and so other users' agents can share the file.
-    flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(directory / name, flags, 0o644)
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o1777)  # mkdir's mode is cut by the umask; other users' agents share it
+    # Opened for reading only: flock needs no more, and so other users can share the file. Not with
+    # O_CREAT at first: in a sticky directory some kernels refuse that for somebody else's file.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(directory / name, flags)
+    except FileNotFoundError:
+        return os.open(directory / name, flags | os.O_CREAT, 0o644)
 
 
 @contextlib.contextmanager

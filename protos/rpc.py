@@ -65,7 +65,7 @@ def check_address(address: str) -> str:
     Raises BadRequest otherwise: outside loopback there is no plain-text port.
     """
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise errors.BadRequest(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7411")
     name = host.strip("[]")
     try:

@@ -1,0 +1,1 @@
+"""The coordinator: takes jobs, searches, dispatches, learns, packages."""

@@ -1,0 +1,1 @@
+"""The command `tunefarm`, one file a group. Heavy imports only where a command needs them."""

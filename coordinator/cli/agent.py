@@ -1,0 +1,67 @@
+"""`tunefarm agent`: the daemon on a device."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from typing import Any
+
+from coordinator.cli import options as shared
+
+_EPILOG = """\
+examples:
+  tunefarm agent --coordinator 127.0.0.1:7411
+  # two devices of one kind on one machine, each bound to one core:
+  tunefarm agent --name left  --cpus 0 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
+  tunefarm agent --name right --cpus 1 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
+It needs no compiler: `pip install tunefarm[agent]` and libtvm_runtime.so (TUNEFARM_TVM_RUNTIME).
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "agent",
+        help="offer this device to a coordinator",
+        description="Dials in to a coordinator, is leased kernels, times them and reports.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shared.add_coordinator(parser)
+    parser.add_argument(
+        "--name",
+        default=socket.gethostname(),
+        help="unique in the farm (default: the host's name)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="JSON",
+        help="what kernels are built for this device (default: found from its CPU)",
+    )
+    parser.add_argument(
+        "--cpus",
+        type=shared.cpus,
+        metavar="LIST",
+        help="the CPUs kernels may run on, e.g. 0 or 0-3 (default: all)",
+    )
+    parser.add_argument(
+        "--emulated",
+        action="store_true",
+        help="this is no real device: its times never answer for one",
+    )
+    parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the coordinator until SIGINT or SIGTERM."""
+    from device_agent.agent import run_agent
+
+    return run_agent(
+        options.coordinator,
+        options.name,
+        options.target,
+        options.cpus,
+        options.emulated,
+        options.die_with_parent,
+    )

@@ -1,0 +1,124 @@
+"""`tunefarm jobs`: list, show, watch, cancel."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from coordinator.cli import options as shared
+from coordinator.client import FarmClient
+from protos.errors import BadRequest
+from protos.records import Job, JobState
+
+
+def add_parser(commands: Any) -> None:
+    """Add the group; `tunefarm jobs` alone lists."""
+    parser = commands.add_parser(
+        "jobs", help="list, show, watch or cancel jobs", description="The jobs of a coordinator."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    listing = verbs.add_parser("list", help="the newest jobs")
+    listing.add_argument("--limit", type=shared.positive, default=20, metavar="N")
+    show = verbs.add_parser("show", help="one job with every operator")
+    show.add_argument("--json", action="store_true", help="as one JSON object")
+    watch = verbs.add_parser("watch", help="progress until it has ended, then its package")
+    add_out(watch)
+    cancel = verbs.add_parser("cancel", help="stop a job; what was measured stays in the log")
+    for verb in (show, watch, cancel):
+        verb.add_argument("job", metavar="JOB", help="the id that `tunefarm submit` printed")
+    for verb, function in (
+        (listing, _list),
+        (show, _show),
+        (watch, _watch),
+        (cancel, _cancel),
+    ):
+        shared.add_coordinator(verb)
+        verb.set_defaults(run=function)
+    shared.add_coordinator(parser)
+    parser.set_defaults(run=_list, limit=20)
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """`--out`."""
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default="packages",
+        help="where the package goes (default: packages)",
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from coordinator.cli.tables import jobs_table
+
+    with FarmClient(options.coordinator) as farm:
+        jobs_table(farm.jobs(options.limit))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from coordinator.results.report import report_json, report_text
+
+    with FarmClient(options.coordinator) as farm:
+        job = farm.job(options.job)
+    if options.json:
+        print(json.dumps(report_json(job, None, f"coordinator {options.coordinator}")))
+    else:
+        print(headline(job))
+        print(report_text(job, None, f"of the coordinator at {options.coordinator}"))
+    return 0
+
+
+def headline(job: Job) -> str:
+    """One line about a job."""
+    submitted = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "seconds")
+    line = f"{job.job_id}  {job.spec.model_name}  {job.state.name.lower()}  submitted {submitted}"
+    return f"{line}\n{job.error}" if job.error else line
+
+
+def _watch(options: argparse.Namespace) -> int:
+    with FarmClient(options.coordinator) as farm:
+        return follow(farm, options.job, Path(options.out))
+
+
+def follow(farm: FarmClient, job_id: str, out: Path) -> int:
+    """Show a job until it has ended, then save its package and print the report."""
+    from coordinator.cli.progress import Progress
+    from coordinator.results.report import report_text
+
+    with Progress() as progress:
+        for job in farm.watch(job_id):
+            progress.update(job)
+    if job.state is not JobState.DONE:
+        print(f"tunefarm: {headline(job)}", file=sys.stderr)
+        return 3
+    path = save_package(out, job, farm.package(job_id))
+    print(report_text(job, str(path.resolve()), f"of the coordinator at {farm.address}"))
+    return 0
+
+
+def save_package(out: Path, job: Job, data: bytes) -> Path:
+    """Write a finished job's wheel under ``out``; raises BadRequest if it can't be written."""
+    if job.result is None:
+        raise BadRequest(f"job {job.job_id} has no package")
+    name = Path(job.result.package_filename).name  # a name only, whatever the coordinator says
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / f".{name}.partial"
+        partial.write_bytes(data)
+        return partial.replace(out / name)
+    except OSError as error:
+        raise BadRequest(
+            f"the package can't be written to {out}: {error.strerror}. It is kept in the tuning "
+            "log: give another directory with --out and run the same command again"
+        ) from error
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    with FarmClient(options.coordinator) as farm:
+        print(headline(farm.cancel(options.job)))
+    return 0

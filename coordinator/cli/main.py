@@ -1,0 +1,83 @@
+"""The command `tunefarm`: its groups, its exit codes, its errors.
+
+Exit codes: 0 done, 2 bad request, 3 the job or the farm failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from coordinator.cli import agent, devices, jobs, serve, submit, tune, tuning_log
+from protos.errors import BadRequest, Conflict, FarmError, NotFound
+
+EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+_EPILOG = """\
+one machine, one command:
+  tunefarm tune model.onnx --time-limit 10m
+
+a farm: a coordinator, an agent on every device, and clients
+  tunefarm serve
+  tunefarm agent --coordinator 127.0.0.1:7411
+  tunefarm submit model.onnx --watch
+
+Run `tunefarm COMMAND --help` for each command's options and examples.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="tunefarm",
+        description="Gives back, for each device, the fastest verified program of a trained model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = importlib.metadata.version("tunefarm")
+    root.add_argument("--version", action="version", version=f"tunefarm {version}")
+    root.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log what happens; twice for more"
+    )
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for group in (tune, serve, agent, submit, jobs, devices, tuning_log):
+        group.add_parser(commands)
+    return root
+
+
+def _configure_logging(verbose: int) -> None:
+    logging.basicConfig(
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.captureWarnings(True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    _configure_logging(options.verbose)
+    try:
+        return int(options.run(options))
+    except (BadRequest, NotFound, Conflict) as error:
+        print(f"tunefarm: {error}", file=sys.stderr)
+        return EXIT_BAD_REQUEST
+    except FarmError as error:
+        print(f"tunefarm: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("tunefarm: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does. Nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

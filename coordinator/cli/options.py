@@ -1,0 +1,126 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from pathlib import Path
+
+from protos.errors import BadRequest
+from protos.records import MAX_MODEL_BYTES, Shape
+
+DEFAULT_ADDRESS = "127.0.0.1:7411"
+ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `10m`, `1.5h` or `1h30m`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 10m or 1h30m")
+    seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError("the time limit must be longer than nothing")
+    return seconds
+
+
+def shape(text: str) -> tuple[str, Shape]:
+    """Name and dimensions of `x=1,3,48,192`."""
+    name, separator, dims = text.rpartition("=")
+    try:
+        sizes = tuple(int(dim) for dim in dims.split(","))
+    except ValueError:
+        sizes = ()
+    if not separator or not name or not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write name=1,3,48,192")
+    return name, Shape(sizes)
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+def cpus(text: str) -> tuple[int, ...]:
+    """CPU numbers of `0`, `0,2` or `0-3`."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs; write 0,2 or 0-3")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last > 4096:
+            raise argparse.ArgumentTypeError(f"{part!r} is no range of CPUs")
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
+
+
+def read_model(path: Path) -> bytes:
+    """The model's bytes; raises BadRequest if there is no such file or it can't be one."""
+    if path.is_dir():
+        raise BadRequest(f"{path} is a directory; give the .onnx file in it")
+    if not path.exists():
+        raise BadRequest(f"no such file: {path}")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise BadRequest(f"{path} is larger than {MAX_MODEL_BYTES >> 30} GiB, which ONNX can't be")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{path} can't be read: {error.strerror}") from error
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """`--log`."""
+    parser.add_argument(
+        "--log",
+        metavar="URL",
+        help="the tuning log: a file (SQLite) or postgresql://USER@HOST/DATABASE "
+        "(default: $TUNEFARM_LOG, else ~/.local/share/tunefarm/log.db)",
+    )
+
+
+def add_coordinator(parser: argparse.ArgumentParser) -> None:
+    """`--coordinator`."""
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        default=os.environ.get(ADDRESS_ENVIRONMENT, DEFAULT_ADDRESS),
+        help=f"where the coordinator listens (default: ${ADDRESS_ENVIRONMENT}, "
+        f"else {DEFAULT_ADDRESS})",
+    )
+
+
+def add_job(parser: argparse.ArgumentParser) -> None:
+    """What describes a job: the model, its shapes and its budget."""
+    parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="a trained ONNX model")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        type=shape,
+        metavar="NAME=D,D,…",
+        help="fix an input's dimensions, e.g. x=1,3,48,192; needed for dynamic ones, repeatable",
+    )
+    parser.add_argument(
+        "--trials",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="stop after N candidates in all; what the log knows already counts (default: 1000)",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="stop tuning after this long (90s, 10m, 1h30m); earlier runs of the same job count. "
+        "Importing before and packaging after come on top. Default: none",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the search and the inputs (default: 0)"
+    )

@@ -1,0 +1,67 @@
+"""Tables for people, on standard output."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from protos.records import DeviceStatus, Job
+
+
+def _print(table: Table, nothing: str) -> None:
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(nothing)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def jobs_table(jobs: Sequence[Job]) -> None:
+    """One line a job. What users typed is shown as it is, never as markup."""
+    table = _table("job", "model", "state", "submitted", "trials", "untuned", "tuned", "note")
+    for job in jobs:
+        when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
+        result = job.result
+        table.add_row(
+            Text(job.job_id),
+            Text(job.spec.model_name),
+            job.state.name.lower(),
+            when,
+            f"{job.trials.total} ({job.trials.failed} failed)",
+            f"{result.untuned_ms:.3f} ms" if result else "",
+            f"{result.tuned_ms:.3f} ms" if result else "",
+            Text(job.error or job.stage),
+        )
+    _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
+
+
+def devices_table(statuses: Sequence[DeviceStatus]) -> None:
+    """One line a device."""
+    table = _table(
+        "device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target", "last error"
+    )
+    for status in statuses:
+        device = status.device
+        table.add_row(
+            Text(device.name),
+            status.state.name.lower() + (" (emulated)" if device.emulated else ""),
+            Text(device.cpu_model),
+            str(device.num_threads),
+            ",".join(map(str, device.cpus)),
+            str(status.measurements),
+            status.kind[:8],
+            Text(device.target_json),
+            Text(status.last_error),
+        )
+    _print(table, "no device has connected yet; start one: tunefarm agent")

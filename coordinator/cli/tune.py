@@ -1,0 +1,183 @@
+"""`tunefarm tune`: everything in one process tree, for this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coordinator.cli import jobs
+from coordinator.cli import options as shared
+from protos.errors import Unavailable
+from protos.records import Job, JobSpec, JobState, sha256_hex
+
+EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
+AGENT_STOP_S = 2.0
+
+_EPILOG = """\
+examples:
+  tunefarm tune model.onnx --time-limit 10m
+  tunefarm tune ocr.onnx --shape x=1,3,48,192 --trials 2000 --out packages
+  tunefarm tune model.onnx --json > result.json
+
+Ctrl-C keeps every measurement; the same command again continues. A second run of a finished job is
+answered from the tuning log. --json prints one object on standard output:
+  {"job", "model", "target", "trials": {"total","ok","failed"},
+   "tasks": [{"name","workload","weight","untuned_us","tuned_us","trials"}],
+   "latency_ms": {"untuned","tuned","onnxruntime"}, "max_abs_error", "package", "log"}
+
+exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tune",
+        help="tune a model for this machine, all in one command",
+        description="Starts a coordinator and a device agent, tunes the model, verifies it, writes "
+        "a package, and stops everything again.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shared.add_job(parser)
+    parser.add_argument(
+        "--target",
+        default="auto",
+        metavar="auto|TAG|JSON",
+        help="what to build for: this machine (auto), a TVM tag, or a target as JSON that this "
+        "machine can run (default: auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=shared.positive,
+        metavar="N",
+        help="threads the model may use (default: all CPUs)",
+    )
+    jobs.add_out(parser)
+    shared.add_log(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tune one model; returns the exit code."""
+    model = shared.read_model(options.model)
+    from coordinator.frontend.onnx_model import inspect_model
+    from coordinator.frontend.target import resolve_target
+    from coordinator.tuning_log import default_url, normalise_url
+
+    shapes = dict(options.shape)
+    inspect_model(model, shapes)
+    spec = JobSpec(
+        model_name=options.model.stem,
+        model_sha256=sha256_hex(model),
+        target_json=resolve_target(options.target, options.threads),
+        trials=options.trials,
+        shapes=shapes,
+        time_limit_s=options.time_limit,
+        seed=options.seed,
+    )
+    url = normalise_url(options.log) if options.log else default_url()
+    return asyncio.run(_interruptible(spec, model, url, options))
+
+
+async def _interruptible(spec: JobSpec, model: bytes, url: str, options: argparse.Namespace) -> int:
+    """Run the job as a task that SIGINT and SIGTERM cancel."""
+    work = asyncio.create_task(_tune(spec, model, url, options))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        print(
+            "\ninterrupted; every measurement is kept. The same command continues.",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+async def _tune(spec: JobSpec, model: bytes, url: str, options: argparse.Namespace) -> int:
+    from coordinator.cli.progress import Progress
+    from coordinator.server import Coordinator, CoordinatorConfig
+    from coordinator.tuning_log import display_url
+
+    with Progress() as progress:
+        progress.note(f"starting the farm; tuning log {display_url(url)}")
+        async with Coordinator(CoordinatorConfig(url, embedded=True)) as coordinator:
+            with _agent(coordinator.port, spec.target_json) as agent:
+                job = await coordinator.submit(spec, model)
+                watch = asyncio.create_task(_watch(coordinator, job.job_id, progress))
+                lost = asyncio.create_task(_agent_lost(agent))
+                try:
+                    await asyncio.wait({watch, lost}, return_when=asyncio.FIRST_COMPLETED)
+                    if not watch.done():
+                        lost.result()
+                    job = watch.result()
+                finally:
+                    for task in (watch, lost):
+                        task.cancel()
+            if job.state is not JobState.DONE:
+                print(f"tunefarm: {jobs.headline(job)}", file=sys.stderr)
+                return EXIT_FAILED
+            _, data = await coordinator.package(job.job_id)
+    path = jobs.save_package(Path(options.out), job, data).resolve()
+    _report(job, path, display_url(url), options.json)
+    return 0
+
+
+async def _watch(coordinator: Any, job_id: str, progress: Any) -> Job:
+    async for job in coordinator.watch(job_id):
+        progress.update(job)
+    last: Job = job
+    return last
+
+
+def _report(job: Job, package: Path, log_url: str, as_json: bool) -> None:
+    from coordinator.results.report import report_json, report_text
+
+    if as_json:
+        print(report_text(job, str(package), log_url), file=sys.stderr)
+        print(json.dumps(report_json(job, str(package), log_url)))
+    else:
+        print(report_text(job, str(package), log_url))
+
+
+async def _agent_lost(agent: subprocess.Popen[bytes]) -> None:
+    """Raise Unavailable when the agent's process ends on its own."""
+    while agent.poll() is None:
+        await asyncio.sleep(0.5)
+    raise Unavailable(
+        f"the device agent ended with status {agent.returncode}; its message is above"
+    )
+
+
+@contextlib.contextmanager
+def _agent(port: int, target_json: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A device agent as its own process, in its own session so that Ctrl-C is ours to handle."""
+    arguments = [
+        *(sys.executable, "-m", "coordinator.cli.main", "agent"),
+        *("--coordinator", f"127.0.0.1:{port}", "--name", f"local-{os.getpid()}"),
+        *("--target", target_json, "--die-with-parent"),
+    ]
+    agent = subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+    )
+    try:
+        yield agent
+    finally:
+        agent.terminate()
+        try:
+            agent.wait(AGENT_STOP_S)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait()

@@ -1,0 +1,81 @@
+"""A client of a running coordinator: the Farm service as Python calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from protos import convert, farm_pb2, farm_pb2_grpc, rpc
+from protos.records import CHUNK_BYTES, DeviceStatus, Job, JobSpec
+
+DEADLINE_S = 30.0
+TRANSFER_DEADLINE_S = 3600.0
+
+
+class FarmClient:
+    """Use as a context manager. Every call raises a FarmError that says what to do."""
+
+    def __init__(self, address: str) -> None:
+        """Raises BadRequest for an address that is not loopback."""
+        self.address = address
+        self._channel: grpc.Channel = rpc.channel(address)
+        self._farm = farm_pb2_grpc.FarmStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> FarmClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._channel.close()
+
+    def submit(self, spec: JobSpec, model: bytes) -> Job:
+        """Hand in a model (the bytes of an ONNX file) to be tuned."""
+
+        def requests() -> Iterator[farm_pb2.SubmitJobRequest]:
+            yield farm_pb2.SubmitJobRequest(spec=convert.to_message(spec))
+            for start in range(0, len(model), CHUNK_BYTES):
+                chunk = model[start : start + CHUNK_BYTES]
+                yield farm_pb2.SubmitJobRequest(model_chunk=chunk)
+
+        with rpc.client_errors("submitting the job", self.address):
+            job = self._farm.SubmitJob(requests(), timeout=TRANSFER_DEADLINE_S)
+            return convert.from_message(job, Job)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        with rpc.client_errors(f"asking for job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            return convert.from_message(self._farm.GetJob(request, timeout=DEADLINE_S), Job)
+
+    def watch(self, job_id: str) -> Iterator[Job]:
+        """The job at every change, until it has ended."""
+        with rpc.client_errors(f"watching job {job_id}", self.address):
+            for message in self._farm.WatchJob(farm_pb2.JobRequest(job_id=job_id)):
+                yield convert.from_message(message, Job)
+
+    def jobs(self, limit: int = 100) -> list[Job]:
+        """The newest jobs, newest first."""
+        with rpc.client_errors("listing the jobs", self.address):
+            request = farm_pb2.ListJobsRequest(limit=limit)
+            response = self._farm.ListJobs(request, timeout=DEADLINE_S)
+            return [convert.from_message(job, Job) for job in response.jobs]
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job; what was measured stays in the log."""
+        with rpc.client_errors(f"cancelling job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            return convert.from_message(self._farm.CancelJob(request, timeout=DEADLINE_S), Job)
+
+    def devices(self) -> list[DeviceStatus]:
+        """Every device the coordinator has seen."""
+        with rpc.client_errors("listing the devices", self.address):
+            request = farm_pb2.ListDevicesRequest()
+            response = self._farm.ListDevices(request, timeout=DEADLINE_S)
+            return [convert.from_message(status, DeviceStatus) for status in response.devices]
+
+    def package(self, job_id: str) -> bytes:
+        """The wheel of a job that is done."""
+        with rpc.client_errors(f"fetching the package of job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            chunks = self._farm.FetchPackage(request, timeout=TRANSFER_DEADLINE_S)
+            return b"".join(chunk.data for chunk in chunks)

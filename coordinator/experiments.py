@@ -1,0 +1,157 @@
+"""Experiments of one job: candidates in, measurements out, each of them in the log.
+
+The same bytes are never measured twice on a kind of device: the log, or the twin in the same batch,
+answers instead. What does not compile is a measurement too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from coordinator.fleet.builders import Builders
+from coordinator.fleet.fleet import Fleet
+from coordinator.search.proposer import Proposal
+from coordinator.stages import StageClock
+from coordinator.task_run import TaskRun
+from coordinator.tuning_log import TuningLog
+from device_agent.build import BuildOutcome
+from protos.errors import JobFailed
+from protos.records import (
+    UNTUNED_TRACE,
+    Artifact,
+    Candidate,
+    Device,
+    EvaluatorConfig,
+    KernelWork,
+    Measurement,
+)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What an experiment needs: whose it is, where it is done, and by what."""
+
+    job_id: str
+    seed: int
+    device: Device
+    tuning_log: TuningLog
+    fleet: Fleet
+    builders: Builders
+    clock: StageClock
+    evaluator: EvaluatorConfig
+
+
+class Experiments:
+    """Builds and measures candidates. Lives on the coordinator's event loop."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    async def baseline(self, run: TaskRun) -> Measurement:
+        """Measure the task's untuned program; raises JobFailed if it can't be built."""
+        reference = await self._reference(run)
+        candidate = Candidate(run.task.workload_key, UNTUNED_TRACE)
+        (measurement,) = await self._measure(run, [(candidate, reference, None)])
+        return measurement
+
+    async def run(self, run: TaskRun, proposals: Sequence[Proposal]) -> list[Measurement]:
+        """Build and measure a batch; the measurements are in the order of the proposals."""
+        with self._lab.clock.stage("build"):
+            built = await asyncio.gather(*(self._build(run, p.candidate) for p in proposals))
+        results: dict[str, Measurement] = {}
+        first: dict[str, tuple[Proposal, Artifact]] = {}
+        twins: list[tuple[Proposal, str]] = []
+        for proposal, outcome in zip(proposals, built, strict=True):
+            known = await self._known(proposal, outcome)
+            if known is not None:
+                results[proposal.candidate.key] = await self._keep(proposal, known)
+            elif outcome.artifact is not None and outcome.artifact.sha256 in first:
+                twins.append((proposal, outcome.artifact.sha256))
+            elif outcome.artifact is not None:
+                first[outcome.artifact.sha256] = (proposal, outcome.artifact)
+        trials = [(p.candidate, artifact, p.score) for p, artifact in first.values()]
+        measured = await self._measure(run, trials) if trials else []
+        results.update((measurement.candidate_key, measurement) for measurement in measured)
+        by_artifact = dict(zip(first, measured, strict=True))
+        for proposal, sha256 in twins:
+            twin = _renamed(by_artifact[sha256], proposal.candidate)
+            results[proposal.candidate.key] = await self._keep(proposal, twin)
+        return [results[proposal.candidate.key] for proposal in proposals]
+
+    async def _known(self, proposal: Proposal, outcome: BuildOutcome) -> Measurement | None:
+        """The measurement that needs no device: a failed build, or bytes that the log knows."""
+        if outcome.artifact is None:
+            return Measurement(
+                proposal.candidate.workload_key,
+                proposal.candidate.key,
+                outcome.status,
+                lease_id=f"build-{uuid.uuid4().hex[:12]}",
+                error=outcome.error,
+            )
+        lab = self._lab
+        known = await asyncio.to_thread(
+            lab.tuning_log.measured, lab.device.kind, outcome.artifact.sha256
+        )
+        return None if known is None else _renamed(known, proposal.candidate)
+
+    async def _build(self, run: TaskRun, candidate: Candidate) -> BuildOutcome:
+        return await self._lab.builders.build(run.task, candidate, self._lab.device.target_json)
+
+    async def _reference(self, run: TaskRun) -> Artifact:
+        """The task's untuned program, built once."""
+        if run.reference is None:
+            run.reference = asyncio.create_task(self._build_reference(run))
+        return await run.reference
+
+    async def _build_reference(self, run: TaskRun) -> Artifact:
+        with self._lab.clock.stage("build"):
+            outcome = await self._build(run, Candidate(run.task.workload_key, UNTUNED_TRACE))
+        if outcome.artifact is None:
+            raise JobFailed(f"the untuned program of {run.task.name}: {outcome.error}")
+        return outcome.artifact
+
+    async def _measure(
+        self, run: TaskRun, trials: Sequence[tuple[Candidate, Artifact, float | None]]
+    ) -> list[Measurement]:
+        lab = self._lab
+        work = KernelWork(
+            run.task.workload_key,
+            run.task.args,
+            run.task.num_outputs,
+            lab.seed,
+            await self._reference(run),
+            lab.evaluator,
+            (),
+            run.best_us or 0.0,
+        )
+        with lab.clock.stage("measure"):
+            measurements = await lab.fleet.measure(lab.job_id, lab.device.target_json, work, trials)
+        for measurement in measurements:
+            if measurement.circumstances is not None:
+                lab.clock.add("device busy", measurement.circumstances.busy_s)
+        return measurements
+
+    async def _keep(self, proposal: Proposal, measurement: Measurement) -> Measurement:
+        lab = self._lab
+        await asyncio.to_thread(
+            lab.tuning_log.record,
+            lab.job_id,
+            lab.device.kind,
+            proposal.candidate,
+            measurement,
+            proposal.score,
+        )
+        return measurement
+
+
+def _renamed(known: Measurement, candidate: Candidate) -> Measurement:
+    """What is known of some bytes, under the name of another candidate that builds to them."""
+    return replace(
+        known,
+        workload_key=candidate.workload_key,
+        candidate_key=candidate.key,
+        lease_id=f"same-{uuid.uuid4().hex[:12]}",
+    )

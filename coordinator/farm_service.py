@@ -1,0 +1,102 @@
+"""The Farm service: what clients ask of the coordinator over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from protos import convert, farm_pb2, farm_pb2_grpc
+from protos.errors import BadRequest
+from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, DeviceStatus, Job, JobSpec
+from protos.rpc import aborts, stream_aborts
+
+if TYPE_CHECKING:
+    from coordinator.server import Coordinator
+
+MAX_JOBS_LISTED = 1000
+
+
+class FarmService(farm_pb2_grpc.FarmServicer):
+    """Convert, call, convert."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    @aborts
+    async def SubmitJob(  # noqa: N802 (the RPC's name)
+        self, requests: AsyncIterator[farm_pb2.SubmitJobRequest], context: Any
+    ) -> farm_pb2.Job:
+        """Take a model and tune it."""
+        spec, model = await _read_submission(requests)
+        return _message(await self._coordinator.submit(spec, model))
+
+    @aborts
+    async def GetJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
+        """One job."""
+        return _message(await self._coordinator.job(request.job_id))
+
+    @stream_aborts
+    async def WatchJob(  # noqa: N802
+        self, request: farm_pb2.JobRequest, context: Any
+    ) -> AsyncIterator[farm_pb2.Job]:
+        """One job, at every change."""
+        async for job in self._coordinator.watch(request.job_id):
+            yield _message(job)
+
+    @aborts
+    async def ListJobs(  # noqa: N802
+        self, request: farm_pb2.ListJobsRequest, context: Any
+    ) -> farm_pb2.ListJobsResponse:
+        """The newest jobs."""
+        jobs = await self._coordinator.jobs(min(request.limit or 100, MAX_JOBS_LISTED))
+        return farm_pb2.ListJobsResponse(jobs=[_message(job) for job in jobs])
+
+    @aborts
+    async def CancelJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
+        """Stop a job."""
+        return _message(await self._coordinator.cancel(request.job_id))
+
+    @aborts
+    async def ListDevices(  # noqa: N802
+        self, request: farm_pb2.ListDevicesRequest, context: Any
+    ) -> farm_pb2.ListDevicesResponse:
+        """Every device seen."""
+        statuses: list[DeviceStatus] = await self._coordinator.devices()
+        return farm_pb2.ListDevicesResponse(devices=[convert.to_message(s) for s in statuses])
+
+    @stream_aborts
+    async def FetchPackage(  # noqa: N802
+        self, request: farm_pb2.JobRequest, context: Any
+    ) -> AsyncIterator[farm_pb2.Chunk]:
+        """The wheel of a job that is done."""
+        _, data = await self._coordinator.package(request.job_id)
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield farm_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
+
+
+def _message(job: Job) -> farm_pb2.Job:
+    message: farm_pb2.Job = convert.to_message(job)
+    return message
+
+
+async def _read_submission(
+    requests: AsyncIterator[farm_pb2.SubmitJobRequest],
+) -> tuple[JobSpec, bytes]:
+    spec: JobSpec | None = None
+    model = bytearray()
+    async for request in requests:
+        if request.WhichOneof("request") == "spec":
+            if spec is not None or model:
+                raise BadRequest("the job's spec must come once, before the model")
+            spec = convert.from_message(request.spec, JobSpec)
+            continue
+        if spec is None:
+            raise BadRequest("the job's spec must come before the model")
+        model += request.model_chunk
+        if len(model) > MAX_MODEL_BYTES:
+            raise BadRequest(f"the model is larger than {MAX_MODEL_BYTES >> 30} GiB")
+    if spec is None or not model:
+        raise BadRequest("a submission needs a spec and a model")
+    if spec.trials < 0 or (spec.time_limit_s is not None and spec.time_limit_s < 0):
+        raise BadRequest("the budget (trials, time limit) can't be negative")
+    return spec, bytes(model)

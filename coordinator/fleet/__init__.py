@@ -1,0 +1,1 @@
+"""The devices: who is there, who gets what, who builds it."""

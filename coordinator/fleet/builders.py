@@ -1,0 +1,91 @@
+"""Build workers: warm, long-lived Ray actors with the compiler loaded.
+
+No process is started, no linker run and no module imported for a candidate. A worker that crashes
+or takes too long is replaced, and its candidate becomes a measurement with that status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from coordinator.ray_runtime import Actor, ActorLost
+from device_agent.build import BuildOutcome
+from protos.records import Candidate, MeasurementStatus, Task
+
+BUILD_TIMEOUT_S = 60.0
+
+
+class BuildWorker:
+    """Lives in an actor. Everything that needs the compiler runs here."""
+
+    def build(self, workload_json: str, trace_json: str, target_json: str) -> BuildOutcome:
+        """One candidate to an object file."""
+        from device_agent.build import build_kernel
+
+        return build_kernel(workload_json, trace_json, target_json)
+
+    def run(self, function: Any, *args: Any) -> Any:
+        """Any other compiler work: importing, compiling and packaging models."""
+        from protos import host_lock
+
+        with host_lock.working():
+            return function(*args)
+
+
+class Builders:
+    """A pool of build workers."""
+
+    def __init__(self, size: int) -> None:
+        self._actors = [Actor(BuildWorker, f"builder-{i}") for i in range(size)]
+        self._idle: asyncio.Queue[Actor[BuildWorker]] = asyncio.Queue()
+        for actor in self._actors:
+            self._idle.put_nowait(actor)
+
+    def start(self) -> None:
+        """Start the actors' processes."""
+        for actor in self._actors:
+            actor.start()
+
+    @asynccontextmanager
+    async def _worker(self) -> AsyncIterator[Actor[BuildWorker]]:
+        actor = await self._idle.get()
+        try:
+            yield actor
+        finally:
+            self._idle.put_nowait(actor)
+
+    async def build(self, task: Task, candidate: Candidate, target_json: str) -> BuildOutcome:
+        """Build a candidate; never raises for what the candidate did."""
+        async with self._worker() as actor:
+            try:
+                outcome: BuildOutcome = await actor.call(
+                    "build",
+                    task.workload_json,
+                    candidate.trace_json,
+                    target_json,
+                    timeout_s=BUILD_TIMEOUT_S,
+                )
+            except ActorLost as error:
+                return _failed(MeasurementStatus.BUILD_ERROR, f"the compiler crashed: {error}")
+            except TimeoutError:
+                return _failed(
+                    MeasurementStatus.BUILD_TIMEOUT, f"not built after {BUILD_TIMEOUT_S:.0f} s"
+                )
+            return outcome
+
+    async def run(self, function: Any, *args: Any) -> Any:
+        """Run a function of the compiler's side in a worker; raises what it raises."""
+        async with self._worker() as actor:
+            return await actor.call("run", function, *args)
+
+    def stop(self) -> None:
+        """Kill the actors."""
+        for actor in self._actors:
+            actor.stop()
+
+
+def _failed(status: MeasurementStatus, error: str) -> BuildOutcome:
+    return BuildOutcome(artifact=None, status=status, error=error, build_s=0.0, args=())

@@ -1,0 +1,358 @@
+"""What a job sees of the devices: hand over trials, get measurements.
+
+Trials wait in batches, ``dispatcher`` decides who gets them, leases go down the sessions' streams
+and results come up through ``received``. Every result is in the tuning log before it is
+acknowledged and before the job sees it. A device that vanishes gives its trials back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from coordinator.fleet import dispatcher
+from coordinator.fleet.registry import SILENCE_S, Registry, Session
+from coordinator.tuning_log import TuningLog
+from protos.errors import JobFailed, NotFound
+from protos.records import (
+    MAX_INLINE_BYTES,
+    Acknowledgement,
+    Artifact,
+    CancelLease,
+    Candidate,
+    Device,
+    KernelWork,
+    Lease,
+    LeaseFinished,
+    Measurement,
+    MeasurementStatus,
+    ModelMeasurement,
+    ModelWork,
+    Trial,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""A trial that was leased this often and lost its device each time is not sent again."""
+
+LEASE_SLACK_S = 60.0
+
+
+@dataclass
+class PendingTrial:
+    """A trial on its way: its candidate, and the future that its measurement resolves."""
+
+    candidate: Candidate
+    artifact: Artifact
+    predicted_score: float | None
+    result: asyncio.Future[Measurement]
+    attempts: int = 0
+
+
+@dataclass
+class Batch:
+    """Trials of one workload (``work`` without trials), or one run of a whole model."""
+
+    job_id: str
+    target_json: str
+    work: KernelWork | ModelWork
+    waiting: list[PendingTrial] = field(default_factory=list)
+    model_result: asyncio.Future[ModelMeasurement] | None = None
+    model_waits: bool = False
+    model_attempts: int = 0
+
+    @property
+    def left(self) -> int:
+        """How many trials still wait for a device."""
+        return len(self.waiting) + int(self.model_waits)
+
+
+@dataclass
+class Outstanding:
+    """A lease that a device holds."""
+
+    lease: Lease
+    batch: Batch
+    session: Session
+    deadline: float
+    trials: dict[str, PendingTrial]
+
+
+class Fleet:
+    """The devices of this coordinator. Lives on its event loop."""
+
+    def __init__(self, tuning_log: TuningLog) -> None:
+        self.registry = Registry()
+        self._log = tuning_log
+        self._batches: dict[int, Batch] = {}
+        self._batch_ids = itertools.count()
+        self._outstanding: dict[str, Outstanding] = {}
+        self._artifacts: dict[str, Artifact] = {}
+
+    # ------------------------------------------------------------- the job's side
+
+    async def device_for(self, target_json: str) -> Device:
+        """A connected device with this target; waits for one."""
+        while True:
+            devices = self.registry.devices_for(target_json)
+            if devices:
+                return devices[0]
+            await self.registry.wait_for_change()
+
+    async def measure(
+        self,
+        job_id: str,
+        target_json: str,
+        work: KernelWork,
+        trials: Sequence[tuple[Candidate, Artifact, float | None]],
+    ) -> list[Measurement]:
+        """Measure the candidates (artifact and predicted score with each), in their order."""
+        loop = asyncio.get_running_loop()
+        pending = [
+            PendingTrial(candidate, artifact, score, loop.create_future())
+            for candidate, artifact, score in trials
+        ]
+        batch_id = next(self._batch_ids)
+        self._batches[batch_id] = Batch(job_id, target_json, work, list(pending))
+        self.dispatch()
+        try:
+            return list(await asyncio.gather(*(trial.result for trial in pending)))
+        finally:
+            self._forget(batch_id)
+
+    async def measure_model(
+        self, job_id: str, target_json: str, work: ModelWork
+    ) -> ModelMeasurement:
+        """Check and time variants of a whole model in one run on one device.
+
+        Raises JobFailed if no device could do it.
+        """
+        result: asyncio.Future[ModelMeasurement] = asyncio.get_running_loop().create_future()
+        batch_id = next(self._batch_ids)
+        self._batches[batch_id] = Batch(
+            job_id, target_json, work, model_result=result, model_waits=True
+        )
+        self.dispatch()
+        try:
+            return await result
+        finally:
+            self._forget(batch_id)
+
+    def _forget(self, batch_id: int) -> None:
+        """Drop a batch; what devices still hold of it is called off."""
+        batch = self._batches.pop(batch_id)
+        for lease_id, held in list(self._outstanding.items()):
+            if held.batch is batch:
+                held.session.outbox.put_nowait(CancelLease(lease_id))
+                self._release(lease_id)
+
+    # ------------------------------------------------------------- leases
+
+    def dispatch(self) -> None:
+        """Lease what waits to the devices that can take it."""
+        waiting = [
+            dispatcher.Waiting(key, batch.target_json, batch.left, batch.model_result is not None)
+            for key, batch in self._batches.items()
+            if batch.left
+        ]
+        seats = [
+            dispatcher.Seat(session.session_id, session.device.target_json, len(session.leases))
+            for session in self.registry.sessions.values()
+        ]
+        for assignment in dispatcher.assign(waiting, seats):
+            session = self.registry.sessions[assignment.session_id]
+            self._lease(self._batches[assignment.batch_id], session, assignment.trials)
+
+    def _lease(self, batch: Batch, session: Session, count: int) -> None:
+        lease_id = uuid.uuid4().hex[:16]
+        trials: dict[str, PendingTrial] = {}
+        if isinstance(batch.work, KernelWork):
+            taken, batch.waiting = batch.waiting[:count], batch.waiting[count:]
+            for trial in taken:
+                trial.attempts += 1
+                trials[trial.candidate.key] = trial
+            expires_s = LEASE_SLACK_S + batch.work.evaluator.timeout_s * (count + 1)
+            lease = Lease(lease_id, batch.job_id, expires_s, kernel=self._kernel(batch.work, taken))
+        else:
+            batch.model_waits = False
+            batch.model_attempts += 1
+            rounds = len(batch.work.variants) * batch.work.evaluator.timeout_s
+            lease = Lease(lease_id, batch.job_id, LEASE_SLACK_S + rounds, model=batch.work)
+        deadline = time.monotonic() + lease.expires_s
+        session.leases[lease_id] = lease
+        self._outstanding[lease_id] = Outstanding(lease, batch, session, deadline, trials)
+        self._keep(lease)
+        session.outbox.put_nowait(_inlined(lease, session))
+
+    @staticmethod
+    def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
+        return replace(work, trials=tuple(Trial(t.candidate.key, t.artifact) for t in taken))
+
+    def _keep(self, lease: Lease) -> None:
+        self._artifacts.update((artifact.sha256, artifact) for artifact in _artifacts(lease))
+
+    def artifact(self, sha256: str) -> bytes:
+        """The bytes of an artifact that some lease names; raises NotFound otherwise."""
+        if sha256 not in self._artifacts:
+            raise NotFound(f"no lease names the artifact {sha256!r}")
+        return self._artifacts[sha256].data
+
+    def _release(self, lease_id: str) -> Outstanding | None:
+        held = self._outstanding.pop(lease_id, None)
+        if held is not None:
+            held.session.leases.pop(lease_id, None)
+            in_use = {a.sha256 for o in self._outstanding.values() for a in _artifacts(o.lease)}
+            for artifact in _artifacts(held.lease):
+                if artifact.sha256 not in in_use:
+                    self._artifacts.pop(artifact.sha256, None)
+        return held
+
+    async def _give_back(self, held: Outstanding, why: str) -> None:
+        """Put the trials of a lost lease back in front, or give them up after MAX_ATTEMPTS."""
+        if held.batch.model_result is not None:
+            self._retry_model(held, why)
+        lost = [trial for trial in held.trials.values() if not trial.result.done()]
+        held.batch.waiting[:0] = [trial for trial in lost if trial.attempts < MAX_ATTEMPTS]
+        for trial in lost:
+            if trial.attempts >= MAX_ATTEMPTS:
+                await self._give_up(held, trial, why)
+
+    @staticmethod
+    def _retry_model(held: Outstanding, why: str) -> None:
+        result = held.batch.model_result
+        if result is None or result.done():
+            return
+        if held.batch.model_attempts < MAX_ATTEMPTS:
+            held.batch.model_waits = True
+            return
+        result.set_exception(JobFailed(f"the whole model could not be measured: {why}"))
+
+    async def _give_up(self, held: Outstanding, trial: PendingTrial, why: str) -> None:
+        measurement = Measurement(
+            trial.candidate.workload_key,
+            trial.candidate.key,
+            MeasurementStatus.DEVICE_LOST,
+            lease_id=held.lease.lease_id,
+            artifact_sha256=trial.artifact.sha256,
+            error=f"leased {trial.attempts} times; the last time: {why}",
+        )
+        await self._record(held, [(trial, measurement)])
+
+    # ------------------------------------------------------------- what agents say
+
+    async def joined(self, session: Session) -> None:
+        """A device is there."""
+        await asyncio.to_thread(self._log.upsert_device, session.device)
+        self.dispatch()
+
+    async def left(self, session: Session, why: str) -> None:
+        """A device is gone: what it held goes to others."""
+        self.registry.leave(session, why)
+        for lease_id in list(session.leases):
+            held = self._release(lease_id)
+            if held is not None:
+                log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
+                await self._give_back(held, why)
+        self.dispatch()
+
+    async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
+        """Results from a device: into the log, then acknowledged, then to the job."""
+        by_lease: dict[str, list[Measurement]] = {}
+        for measurement in measurements:
+            by_lease.setdefault(measurement.lease_id, []).append(measurement)
+        for lease_id, results in by_lease.items():
+            held = self._outstanding.get(lease_id)
+            if held is None or held.session is not session:
+                session.outbox.put_nowait(CancelLease(lease_id))
+                continue
+            known = [(held.trials.get(result.candidate_key), result) for result in results]
+            await self._record(held, [(trial, result) for trial, result in known if trial])
+            for result in results:
+                session.outbox.put_nowait(Acknowledgement(lease_id, result.candidate_key))
+
+    async def _record(
+        self, held: Outstanding, results: Sequence[tuple[PendingTrial, Measurement]]
+    ) -> None:
+        kind = held.session.device.kind
+        rows = [
+            (held.batch.job_id, kind, trial.candidate, result, trial.predicted_score)
+            for trial, result in results
+        ]
+        await asyncio.to_thread(self._log.record_many, rows)
+        for trial, result in results:
+            if not trial.result.done():
+                trial.result.set_result(result)
+
+    async def received_model(self, session: Session, measurement: ModelMeasurement) -> None:
+        """The result of a whole-model run."""
+        held = self._outstanding.get(measurement.lease_id)
+        if held is None or held.session is not session or held.batch.model_result is None:
+            session.outbox.put_nowait(CancelLease(measurement.lease_id))
+            return
+        if not held.batch.model_result.done():
+            held.batch.model_result.set_result(measurement)
+        session.outbox.put_nowait(Acknowledgement(measurement.lease_id))
+
+    async def finished(self, session: Session, message: LeaseFinished) -> None:
+        """A device is done with a lease, or says that it can't do it."""
+        held = self._outstanding.get(message.lease_id)
+        if held is None or held.session is not session:
+            return
+        self._release(message.lease_id)
+        if message.error:
+            self.registry.note_error(session.device.name, message.error)
+            log.warning(
+                "lease %s refused by %s: %s", message.lease_id, session.device.name, message
+            )
+        await self._give_back(held, message.error or "the lease ended without its results")
+        self.dispatch()
+
+    async def reap(self) -> None:
+        """Once a second: end silent sessions, take back expired leases."""
+        while True:
+            await asyncio.sleep(1.0)
+            for session in list(self.registry.sessions.values()):
+                if session.silent:
+                    session.outbox.put_nowait(None)
+                    await self.left(session, f"nothing heard for {SILENCE_S:.0f} s")
+            now = time.monotonic()
+            for lease_id, held in list(self._outstanding.items()):
+                if now > held.deadline:
+                    held.session.outbox.put_nowait(CancelLease(lease_id))
+                    self._release(lease_id)
+                    await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
+            self.dispatch()
+
+
+def _artifacts(lease: Lease) -> list[Artifact]:
+    if lease.kernel is not None:
+        return [lease.kernel.reference, *(trial.artifact for trial in lease.kernel.trials)]
+    assert lease.model is not None
+    return [lease.model.examples, *(variant.artifact for variant in lease.model.variants)]
+
+
+def _inlined(lease: Lease, session: Session) -> Lease:
+    """The lease as it travels: small artifacts new to the session carry their bytes."""
+
+    def travel(artifact: Artifact) -> Artifact:
+        if artifact.size_bytes > MAX_INLINE_BYTES or artifact.sha256 in session.sent_artifacts:
+            return artifact.without_data()
+        return artifact
+
+    if lease.model is not None:
+        work = lease.model
+        variants = tuple(replace(v, artifact=v.artifact.without_data()) for v in work.variants)
+        return replace(
+            lease, model=replace(work, variants=variants, examples=work.examples.without_data())
+        )
+    assert lease.kernel is not None
+    reference = travel(lease.kernel.reference)
+    session.sent_artifacts.add(reference.sha256)
+    trials = tuple(replace(trial, artifact=travel(trial.artifact)) for trial in lease.kernel.trials)
+    return replace(lease, kernel=replace(lease.kernel, reference=reference, trials=trials))

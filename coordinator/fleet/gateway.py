@@ -1,0 +1,104 @@
+"""The gRPC side of the fleet: one stream per agent, and the artifacts they fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from coordinator.fleet import registry
+from coordinator.fleet.fleet import Fleet
+from protos import convert, farm_pb2, farm_pb2_grpc
+from protos.errors import Conflict, ProtocolViolation
+from protos.records import (
+    CHUNK_BYTES,
+    PROTOCOL_VERSION,
+    Heartbeat,
+    LeaseFinished,
+    Measurement,
+    ModelMeasurement,
+    Registered,
+    Registration,
+)
+from protos.rpc import stream_aborts
+
+log = logging.getLogger(__name__)
+
+
+class Gateway(farm_pb2_grpc.AgentGatewayServicer):
+    """Agents dial in here."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    @stream_aborts
+    async def Session(  # noqa: N802 (the RPC's name)
+        self, messages: AsyncIterator[farm_pb2.AgentMessage], context: Any
+    ) -> AsyncIterator[farm_pb2.GatewayMessage]:
+        """One agent, from its registration until it leaves."""
+        session = self._fleet.registry.join(await self._registration(messages))
+        session.outbox.put_nowait(Registered(session.session_id, registry.HEARTBEAT_S))
+        log.info("device %s joined as %s", session.device.name, session.session_id)
+        reader = asyncio.create_task(self._read(session, messages))
+        try:
+            await self._fleet.joined(session)
+            while (message := await session.outbox.get()) is not None:
+                yield convert.to_gateway_message(message)
+            if reader.done() and (error := reader.exception()):
+                raise error
+        finally:
+            reader.cancel()
+            why = f"{type(e).__name__}: {e}" if (e := _failure(reader)) else "the stream ended"
+            log.info("device %s left: %s", session.device.name, why)
+            await asyncio.shield(self._fleet.left(session, why))
+
+    @staticmethod
+    async def _registration(messages: AsyncIterator[farm_pb2.AgentMessage]) -> Any:
+        async for message in messages:
+            first = convert.from_agent_message(message)
+            if not isinstance(first, Registration):
+                raise ProtocolViolation("the first message must be a registration")
+            if first.protocol_version != PROTOCOL_VERSION:
+                raise Conflict(
+                    f"the agent speaks protocol version {first.protocol_version}, this coordinator "
+                    f"{PROTOCOL_VERSION}; install the same version of tunefarm on both"
+                )
+            if not first.device.name or not first.device.target_json:
+                raise ProtocolViolation("a device needs a name and a target")
+            return first.device
+        raise ProtocolViolation("the stream ended before a registration")
+
+    async def _read(
+        self, session: registry.Session, messages: AsyncIterator[farm_pb2.AgentMessage]
+    ) -> None:
+        """Take what the agent sends; always ends the outbox so that the stream ends too."""
+        try:
+            async for envelope in messages:
+                session.heard()
+                await self._take(session, convert.from_agent_message(envelope))
+        finally:
+            session.outbox.put_nowait(None)
+
+    async def _take(self, session: registry.Session, message: Any) -> None:
+        if isinstance(message, Measurement):
+            await self._fleet.received(session, [message])
+        elif isinstance(message, ModelMeasurement):
+            await self._fleet.received_model(session, message)
+        elif isinstance(message, LeaseFinished):
+            await self._fleet.finished(session, message)
+        elif not isinstance(message, Heartbeat):
+            raise ProtocolViolation(f"a second {type(message).__name__} in one session")
+
+    @stream_aborts
+    async def FetchArtifact(  # noqa: N802
+        self, request: farm_pb2.FetchArtifactRequest, context: Any
+    ) -> AsyncIterator[farm_pb2.Chunk]:
+        """The bytes of an artifact that a lease names."""
+        data = self._fleet.artifact(request.sha256)
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield farm_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
+
+
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None

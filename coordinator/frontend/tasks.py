@@ -1,0 +1,111 @@
+"""The unique fused operators of a lowered model, with how often it runs each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from protos.errors import BadModel
+from protos.records import Task, TensorSpec
+
+from .workload import argument_specs, canonical_workload, workload_key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Found:
+    name: str
+    module: Any
+    num_outputs: int
+    args: tuple[TensorSpec, ...]
+    weight: int = 0
+
+
+def extract_tasks(lowered: Any) -> tuple[Task, ...]:
+    """Each fused operator once, the most arithmetic (weight × flops) first.
+
+    Raises BadModel for a call that is no plain kernel: one that writes into its inputs or takes
+    scalars could not be timed or checked on its own.
+    """
+    import tvm
+
+    found: dict[str, _Found] = {}
+    keys: dict[str, str] = {}
+    for call in _kernel_calls(lowered):
+        name = call.args[0].name_hint
+        if name not in keys:
+            function = lowered[name]
+            module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+            try:
+                args = argument_specs(function)
+            except ValueError as error:
+                raise BadModel(f"the fused operator {name!r} can't be tuned: {error}") from error
+            keys[name] = key = workload_key(module)
+            if key not in found:
+                found[key] = _Found(name, canonical_workload(function), _num_outputs(call), args)
+        found[keys[name]].weight += 1
+    tasks = [_task(key, item) for key, item in found.items()]
+    tasks.sort(key=lambda task: (-task.weight * task.flops, task.workload_key))
+    log.info("%d kernels called, %d unique", sum(t.weight for t in tasks), len(tasks))
+    return tuple(tasks)
+
+
+def _task(key: str, item: _Found) -> Task:
+    import tvm
+
+    return Task(
+        name=item.name,
+        workload_key=key,
+        workload_json=tvm.ir.save_json(item.module),
+        weight=item.weight,
+        args=item.args,
+        num_outputs=item.num_outputs,
+        flops=_flops(item.module),
+    )
+
+
+def _kernel_calls(lowered: Any) -> Iterator[Any]:
+    """Every call of a PrimFunc, in the order of the model's functions and bindings."""
+    from tvm import ir, relax
+
+    calls: list[Any] = []
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op):
+            calls.append(expr)
+
+    for variable in sorted(lowered.get_global_vars(), key=lambda item: str(item.name_hint)):
+        if isinstance(lowered[variable], relax.Function):
+            relax.analysis.post_order_visit(lowered[variable], visit)
+    for call in calls:
+        operator = call.op.name
+        if not operator.startswith("relax.call_tir"):
+            continue
+        name = call.args[0].name_hint
+        if operator != "relax.call_tir":
+            raise BadModel(f"the fused operator {name!r} writes into its inputs ({operator})")
+        if len(call.args) > 2 and len(call.args[2]) > 0:
+            raise BadModel(f"the fused operator {name!r} takes scalars beside its tensors")
+        yield call
+
+
+def _num_outputs(call: Any) -> int:
+    """How many of the kernel's last parameters it writes, by the call's result type."""
+    from tvm import relax
+
+    result = call.ty_args[0]
+    return len(result.fields) if isinstance(result, relax.TupleType) else 1
+
+
+def _flops(module: Any) -> float:
+    from tvm.s_tir.analysis import estimate_tir_flops
+
+    try:
+        return float(estimate_tir_flops(module))
+    except Exception as error:
+        # The estimate knows loops and blocks only; sorting and the like are neither.
+        log.debug("no estimate of the arithmetic: %s", error)
+        return 0.0

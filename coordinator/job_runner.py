@@ -1,0 +1,178 @@
+"""One job from submission to package."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from coordinator.experiments import Lab
+from coordinator.fleet.builders import Builders
+from coordinator.fleet.fleet import Fleet
+from coordinator.learning import Learning
+from coordinator.results.finish import Finisher
+from coordinator.search.proposer import SearchConfig
+from coordinator.search.worker import SearchPool
+from coordinator.stages import StageClock
+from coordinator.training.trainer import Trainer
+from coordinator.tuner import Budget, Tuner
+from coordinator.tuning_log import TuningLog
+from protos.errors import JobFailed
+from protos.records import Device, EvaluatorConfig, Job, JobState, ModelResult
+
+if TYPE_CHECKING:
+    from coordinator.frontend.importer import ImportedModel
+
+log = logging.getLogger(__name__)
+
+SEARCH_ACTORS = 1
+"""Processes that search; MetaSchedule's own threads use the machine's other cores."""
+
+
+class JobRunner:
+    """Runs one job; ``job`` is its newest state, ``changed`` is told of every new one."""
+
+    def __init__(
+        self,
+        job: Job,
+        tuning_log: TuningLog,
+        fleet: Fleet,
+        builders: Builders,
+        changed: Callable[[Job], None],
+    ) -> None:
+        self.job = job
+        self._log = tuning_log
+        self._fleet = fleet
+        self._builders = builders
+        self._changed = changed
+        self._clock = StageClock()
+        self._started = 0.0
+        self._tuner: Tuner | None = None
+        self._budget: Budget | None = None
+
+    async def run(self) -> Job:
+        """To the end; raises a FarmError if it can't be done."""
+        await self._set(state=JobState.RUNNING, stage="importing the model")
+        spec = self.job.spec
+        model = await asyncio.to_thread(self._log.get_blob, spec.model_sha256)
+        imported = await self._import(model)
+        device = await self._device()
+        search = SearchPool(SEARCH_ACTORS, spec.target_json, spec.seed, SearchConfig())
+        trainer = Trainer(num_threads=1)
+        search.start()
+        trainer.start()
+        try:
+            await self._tune(imported, device, search, trainer)
+        finally:
+            search.stop()
+            trainer.stop()
+        result = await self._finish(model, imported, device)
+        await self._set(state=JobState.DONE, stage="", result=result, remaining_s=None)
+        log.info("job %s: seconds per stage: %s", self.job.job_id, self._clock.seconds())
+        return self.job
+
+    async def _import(self, model: bytes) -> ImportedModel:
+        from coordinator.frontend.importer import import_model
+
+        spec = self.job.spec
+        with self._clock.stage("import"):
+            imported: ImportedModel = await self._builders.run(
+                import_model, model, spec.shapes, spec.target_json
+            )
+        if not imported.tasks:
+            raise JobFailed("the model has no operator that could be tuned")
+        await asyncio.to_thread(self._log.set_tasks, self.job.job_id, imported.tasks)
+        return imported
+
+    async def _device(self) -> Device:
+        if not self._fleet.registry.devices_for(self.job.spec.target_json):
+            target = self.job.spec.target_json
+            await self._set(stage=f"waiting for a device with the target {target}")
+        return await self._fleet.device_for(self.job.spec.target_json)
+
+    async def _tune(
+        self, imported: ImportedModel, device: Device, search: SearchPool, trainer: Trainer
+    ) -> None:
+        spec, job_id = self.job.spec, self.job.job_id
+        lab = Lab(
+            job_id,
+            spec.seed,
+            device,
+            self._log,
+            self._fleet,
+            self._builders,
+            self._clock,
+            EvaluatorConfig(),
+        )
+        learning = Learning(lab, search, trainer)
+        self._tuner = tuner = Tuner(lab, imported.tasks, search, learning, self._progress)
+        await self._set(stage="reading the tuning log")
+        await tuner.remember()
+        spent_s = await asyncio.to_thread(self._log.spent_s, spec.identity, job_id)
+        self._started = time.monotonic() - self.job.elapsed_s
+        deadline = None
+        if spec.time_limit_s is not None:
+            left = spec.time_limit_s - spent_s - self.job.elapsed_s
+            deadline = time.monotonic() + max(0.0, left)
+        self._budget = Budget(spec.trials, deadline)
+        await self._set(stage="timing the untuned operators")
+        saver = asyncio.create_task(self._save_now_and_then())
+        try:
+            await tuner.baseline()
+            await self._set(stage="tuning")
+            await tuner.tune(self._budget)
+        finally:
+            saver.cancel()
+            self._progress()
+            self._budget = None  # the tuning time ends here
+            # What was spent counts when the same command continues the job.
+            await asyncio.shield(asyncio.to_thread(self._log.save_job, self.job))
+
+    async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
+        finisher = Finisher(
+            self.job, model, imported, device, self._log, self._fleet, self._builders
+        )
+
+        async def stage(text: str) -> None:
+            await self._set(stage=text, remaining_s=None)
+
+        with self._clock.stage("package"):
+            return await finisher.finish(stage)
+
+    # ------------------------------------------------------------- progress
+
+    def _progress(self) -> None:
+        """Bring ``job`` up to date with the tuner."""
+        tuner, budget = self._tuner, self._budget
+        if tuner is None or budget is None:
+            return
+        elapsed = time.monotonic() - self._started
+        new = tuner.counts.total - tuner.counts.from_log
+        remaining = budget.remaining_s
+        if new:
+            by_trials = (budget.trials - tuner.counts.total) * elapsed / new
+            remaining = by_trials if remaining is None else min(remaining, by_trials)
+        self.job = replace(
+            self.job,
+            trials=tuner.counts,
+            tasks=tuple(run.progress() for run in tuner.runs),
+            ranking=tuner.ranking,
+            elapsed_s=elapsed,
+            remaining_s=remaining,
+        )
+        self._changed(self.job)
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(2.0)
+            self._progress()
+            await asyncio.to_thread(self._log.save_job, self.job)
+
+    async def _set(self, **changes: object) -> None:
+        self._progress()
+        self.job = replace(self.job, **changes)  # type: ignore[arg-type]
+        self._changed(self.job)
+        await asyncio.to_thread(self._log.save_job, self.job)

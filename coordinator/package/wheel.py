@@ -1,0 +1,180 @@
+"""A compiled model as a wheel that a stranger installs with pip."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import io
+import json
+import keyword
+import re
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protos.errors import BadTarget, JobFailed
+from protos.records import sha256_hex
+
+from ..frontend.target import architecture, num_threads
+from .manifest import Manifest, manifest_json
+
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""Equal content must give equal bytes."""
+
+_REQUIRED = ("apache-tvm-ffi", "apache-tvm-ffi-orcjit")
+_TAKEN = frozenset(("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnxruntime", "onnx", "model"))
+_LIBRARY = "libtvm_runtime.so"
+
+
+@dataclass(frozen=True)
+class RuntimeLibrary:
+    """TVM's runtime for one platform, and the papers that go with it (file name to content)."""
+
+    data: bytes
+    platform_tag: str
+    licenses: Mapping[str, bytes]
+
+
+def installed_runtime() -> RuntimeLibrary:
+    """That of the TVM wheel in this environment."""
+    distribution = importlib.metadata.distribution("apache-tvm")
+    tags = re.findall(r"^Tag: \S+-\S+-(\S+)$", distribution.read_text("WHEEL") or "", re.MULTILINE)
+    root = Path(str(distribution.locate_file("tvm")))
+    return RuntimeLibrary(
+        data=(root / "lib" / _LIBRARY).read_bytes(),
+        platform_tag=".".join(sorted(tags)),
+        licenses={name: (root / name).read_bytes() for name in ("LICENSE", "NOTICE")},
+    )
+
+
+def import_name(model_file: str) -> str:
+    """The Python module, in lower case, that a model's file name becomes.
+
+    ``ch_ppocr_mobile_v2.0_cls_infer.onnx`` gives ``ch_ppocr_mobile_v2_0_cls_infer``. A name that
+    would hide another module gets ``_model`` after it.
+    """
+    stem = re.sub(r"\.onnx$", "", Path(model_file).name, flags=re.IGNORECASE)
+    name = re.sub(r"_+", "_", re.sub(r"[^a-z0-9]", "_", stem.lower())).strip("_")
+    if not name or not name[0].isalpha():
+        name = f"model_{name}".rstrip("_")
+    taken = name in _TAKEN or name in sys.stdlib_module_names or keyword.iskeyword(name)
+    return f"{name}_model" if taken else name
+
+
+def write_wheel(
+    objects: bytes, manifest: Manifest, runtime: RuntimeLibrary | None = None
+) -> tuple[str, bytes]:
+    """The wheel's file name and bytes: the same for the same arguments and tools.
+
+    ``objects`` is what ``compile_model`` gave. Raises BadTarget if ``runtime`` (by default this
+    environment's) is for another architecture than the target.
+    """
+    runtime = runtime or installed_runtime()
+    _check_architecture(manifest.target_json, runtime)
+    name = import_name(manifest.model_file)
+    version = f"1.0+m{manifest.model_sha256[:10]}.o{sha256_hex(objects)[:10]}"
+    info = f"{name}-{version}.dist-info"
+    tag = f"py3-none-{runtime.platform_tag}"
+    filename = f"{name}-{version}-{tag}.whl"
+    files = dict(_package_files(name, objects, manifest, runtime))
+    files[f"{info}/METADATA"] = _metadata(name, version, manifest).encode()
+    files[f"{info}/WHEEL"] = _wheel_file(tag).encode()
+    files[f"{info}/top_level.txt"] = f"{name}\n".encode()
+    for paper, content in runtime.licenses.items():
+        files[f"{info}/licenses/tvm/{paper}"] = content
+    return filename, _pack(filename, files)
+
+
+def _check_architecture(target_json: str, runtime: RuntimeLibrary) -> None:
+    needed = architecture(target_json)
+    if not runtime.platform_tag.endswith(needed):
+        raise BadTarget(
+            f"a package for {needed} needs TVM's runtime for {needed}; there is one for "
+            f"{runtime.platform_tag} only. Packages for other architectures can't be written yet"
+        )
+
+
+def _package_files(
+    name: str, objects: bytes, manifest: Manifest, runtime: RuntimeLibrary
+) -> Iterator[tuple[str, bytes]]:
+    source = importlib.resources.files(__package__).joinpath("runtime.py").read_bytes()
+    described = manifest_json(
+        manifest,
+        name=name,
+        architecture=architecture(manifest.target_json),
+        num_threads=num_threads(manifest.target_json),
+        created_by=f"tunefarm {importlib.metadata.version('tunefarm')}",
+    )
+    doc = f'"""{name}, compiled by tunefarm: ``Model().run(inputs)``; see manifest.json."""\n\n'
+    yield (
+        f"{name}/__init__.py",
+        f'{doc}from ._runtime import Model\n\n__all__ = ["Model"]\n'.encode(),
+    )
+    yield f"{name}/_runtime.py", source
+    yield f"{name}/manifest.json", json.dumps(described, indent=2, ensure_ascii=False).encode()
+    yield f"{name}/{_LIBRARY}", runtime.data
+    with tarfile.open(fileobj=io.BytesIO(objects)) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        if not members:
+            raise JobFailed("the compiled model has no object files")
+        for member in sorted(members, key=lambda item: item.name):
+            content = archive.extractfile(member)
+            assert content is not None
+            yield f"{name}/objects/{Path(member.name).name}", content.read()
+
+
+def _metadata(name: str, version: str, manifest: Manifest) -> str:
+    required = [
+        f"Requires-Dist: {package}=={importlib.metadata.version(package)}" for package in _REQUIRED
+    ]
+    return "\n".join(
+        [
+            "Metadata-Version: 2.1",
+            f"Name: {name.replace('_', '-')}",
+            f"Version: {version}",
+            f"Summary: {manifest.model_file} compiled by tunefarm for one kind of CPU",
+            "Requires-Python: >=3.10",
+            "Requires-Dist: numpy>=1.23",
+            *required,
+            "",
+            f"`from {name} import Model; Model().run(inputs)`: see `Model().inputs`.",
+            "The model's own license applies to the model; TVM's is under licenses/tvm.",
+            "",
+        ]
+    )
+
+
+def _wheel_file(tag: str) -> str:
+    python, abi, platforms = tag.split("-")
+    tags = [f"Tag: {python}-{abi}-{platform}" for platform in platforms.split(".")]
+    version = importlib.metadata.version("tunefarm")
+    lines = ["Wheel-Version: 1.0", f"Generator: tunefarm {version}", "Root-Is-Purelib: false"]
+    return "\n".join([*lines, *tags, ""])
+
+
+def _pack(filename: str, files: Mapping[str, bytes]) -> bytes:
+    from wheel.wheelfile import WheelFile
+
+    class TimelessWheelFile(WheelFile):  # type: ignore[misc]
+        """Writes the date of no day, into the RECORD that it adds itself, too."""
+
+        def writestr(self, entry: Any, data: Any, compress_type: int | None = None) -> None:
+            if isinstance(entry, str):
+                entry = zipfile.ZipInfo(entry)
+                entry.compress_type = self.compression
+                entry.external_attr = 0o100644 << 16
+            entry.date_time = _ZIP_TIME
+            super().writestr(entry, data, compress_type)
+
+    # WheelFile reads the wheel's name off the file it writes, and keeps RECORD's hashes.
+    with tempfile.TemporaryDirectory(prefix="tunefarm-wheel-") as directory:
+        path = Path(directory) / filename
+        with TimelessWheelFile(path, "w") as archive:
+            for name in sorted(files, key=lambda name: (".dist-info/" in name, name)):
+                archive.writestr(name, files[name])
+        return path.read_bytes()

@@ -1,0 +1,118 @@
+"""Ray: started and stopped in one place, and the pool of actors that the farm's work runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+W = TypeVar("W")
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # the farm calls nobody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+def start(num_cpus: int, address: str | None = None) -> None:
+    """Start Ray on this machine, or join the cluster at ``address``. Takes some seconds."""
+    os.environ.update(_QUIET)
+    import ray
+
+    if ray.is_initialized():
+        return
+    shared: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": False,
+    }
+    if address is not None:
+        ray.init(address=address, **shared)
+    else:
+        # Twice the CPUs in slots: search, build and training actors are seldom all busy at once,
+        # and the host lock, not Ray, keeps them from disturbing a measurement.
+        ray.init(
+            num_cpus=4 * num_cpus,
+            object_store_memory=512 << 20,
+            _system_config={"enable_metrics_collection": False},
+            **shared,
+        )
+
+
+def stop() -> None:
+    """Stop every process that ``start`` started."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+class ActorLost(Exception):
+    """The actor's process died in mid-call, or was killed because it took too long."""
+
+
+class Actor(Generic[W]):
+    """One restartable Ray actor around an instance of a plain class."""
+
+    def __init__(self, make: Callable[[], W], name: str) -> None:
+        self._make = make
+        self._name = name
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Start the actor's process (again)."""
+        import ray
+
+        worker = ray.remote(_Host)
+        self._handle = worker.options(num_cpus=1, max_restarts=0).remote(self._make)
+
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
+        """Call a method of the instance.
+
+        Raises ActorLost if the process died, or TimeoutError after ``timeout_s``; in both cases a
+        fresh actor is started. What the method itself raises is raised here.
+        """
+        import ray
+
+        if self._handle is None:
+            self.start()
+        reference = self._handle.call.remote(method, *args)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(reference.future()), timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except TimeoutError:
+            log.warning("%s took more than %s s over %s: restarted", self._name, timeout_s, method)
+            self.stop()
+            raise
+        except ray.exceptions.RayActorError as error:
+            self._handle = None
+            raise ActorLost(f"{self._name} died in {method}: {error}") from error
+
+    def stop(self) -> None:
+        """Kill the actor's process."""
+        import ray
+
+        if self._handle is not None:
+            ray.kill(self._handle)
+            self._handle = None
+
+
+class _Host:
+    """Runs in the actor's process."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        import signal
+
+        # Ctrl-C in a terminal reaches the whole process group; the coordinator decides what ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._instance = make()
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._instance, method)(*args)

@@ -1,0 +1,1 @@
+"""From the best records to a model that is compiled, verified and reported."""

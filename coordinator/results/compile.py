@@ -1,0 +1,125 @@
+"""The whole model with its best schedules in it, compiled to object files."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protos.errors import JobFailed
+from protos.records import UNTUNED_TRACE
+
+log = logging.getLogger(__name__)
+
+_ARCHIVE_TIME = 315_532_800
+"""1980, the first moment that every archive format can express; equal code gives equal bytes."""
+
+
+def compile_model(module_json: str, target_json: str, traces: Mapping[str, str]) -> bytes:
+    """A tar of object files (``*.o``) that hold a Relax VM executable, weights included.
+
+    ``module_json`` is an ImportedModel's; ``traces`` maps workload keys to traces in JSON. Kernels
+    without a trace stay untuned, so no traces make the untuned model. Raises JobFailed, naming the
+    kernel, if a trace can't be applied, or if the result does not compile.
+    """
+    import tvm
+
+    target = tvm.target.Target(json.loads(target_json))
+    module = tvm.ir.load_json(module_json)
+    wanted = {key: trace for key, trace in traces.items() if trace != UNTUNED_TRACE}
+    if wanted:
+        _register_intrinsics(target_json)
+        module = _apply_traces(module, target, wanted)
+    try:
+        executable = tvm.compile(module, target=target)
+        return _object_files(executable)
+    except Exception as error:
+        raise JobFailed(f"the model does not compile: {_first_line(error)}") from error
+
+
+def _register_intrinsics(target_json: str) -> None:
+    """Traces may tensorise; the intrinsics' package costs 26 s to import, this target's alone 1."""
+    from device_agent.build import register_intrinsics
+
+    register_intrinsics(target_json)
+
+
+def _apply_traces(module: Any, target: Any, traces: Mapping[str, str]) -> Any:
+    import tvm
+    from tvm.tirx import PrimFunc
+
+    from ..frontend.workload import ENTRY, canonical_workload, workload_key
+
+    unused = set(traces)
+    functions = {}
+    for variable, function in module.functions.items():
+        if isinstance(function, PrimFunc):
+            named = tvm.IRModule({ENTRY: function.with_attr("global_symbol", ENTRY)})
+            key = workload_key(named)
+            if key in traces:
+                unused.discard(key)
+                scheduled = apply_trace(
+                    canonical_workload(function), target, traces[key], variable.name_hint
+                )
+                function = scheduled[ENTRY].without_attr("global_symbol")
+        functions[variable] = function
+    if unused:
+        raise JobFailed(f"the model has no kernel for the traces of workloads {sorted(unused)}")
+    return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def apply_trace(workload: Any, target: Any, trace_json: str, name: str) -> Any:
+    """The scheduled IRModule; raises JobFailed with ``name`` and the trace if it does not apply."""
+    import tvm
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+    try:
+        with target:
+            schedule = Schedule(workload, error_render_level="fast")
+            Trace.apply_json_to_schedule(json.loads(trace_json), schedule)
+            scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(schedule.mod)
+    except (tvm.error.TVMError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        raise JobFailed(
+            f"kernel {name!r}: this trace does not apply ({_first_line(error)}): {trace_json:.2000}"
+        ) from error
+    return scheduled
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _object_files(executable: Any) -> bytes:
+    """TVM hands the object files to its 'linker'; ours packs them."""
+    found: dict[str, bytes] = {}
+
+    def collect(_output: str, files: list[str], **_options: object) -> None:
+        for path in map(Path, files):
+            found[path.name] = path.read_bytes()
+
+    collect.output_format = "tar"  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(prefix="tunefarm-compile-") as directory:
+        executable.export_library(
+            str(Path(directory) / "model.tar"), fcompile=collect, workspace_dir=directory
+        )
+    return pack_objects(found)
+
+
+def pack_objects(files: Mapping[str, bytes]) -> bytes:
+    """A tar of these files that depends on their names and contents alone."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size = len(files[name])
+            info.mtime = _ARCHIVE_TIME
+            archive.addfile(info, io.BytesIO(files[name]))
+    return buffer.getvalue()

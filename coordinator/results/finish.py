@@ -1,0 +1,199 @@
+"""The end of a job: the best records compiled into a package, verified, measured and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from coordinator.fleet.builders import Builders
+from coordinator.fleet.fleet import Fleet
+from coordinator.package.manifest import Latency, Manifest, Record
+from coordinator.package.wheel import write_wheel
+from coordinator.results.compile import compile_model
+from coordinator.results.verify import make_examples
+from coordinator.tuning_log import BestRecord, TuningLog
+from device_agent.build import tool_versions
+from protos.errors import JobFailed
+from protos.records import (
+    Artifact,
+    Device,
+    EvaluatorConfig,
+    Job,
+    MeasurementStatus,
+    ModelMeasurement,
+    ModelResult,
+    ModelVariant,
+    ModelWork,
+    Shape,
+    VariantResult,
+    canonical_json,
+    sha256_hex,
+)
+
+if TYPE_CHECKING:
+    from coordinator.frontend.importer import ImportedModel
+
+UNTUNED, TUNED, ONNXRUNTIME = "untuned", "tuned", "onnxruntime"
+
+EXAMPLES = 3
+"""Seeded inputs that the package's output is compared on."""
+
+EVALUATOR = EvaluatorConfig(number=1, repeat=20, min_repeat_ms=40, timeout_s=120.0)
+"""How the whole model is timed: rounds in which every variant takes its turn."""
+
+Stage = Callable[[str], Awaitable[None]]
+
+
+class Finisher:
+    """Packages one job. Lives on the coordinator's event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: bytes,
+        imported: ImportedModel,
+        device: Device,
+        tuning_log: TuningLog,
+        fleet: Fleet,
+        builders: Builders,
+    ) -> None:
+        """``model`` is the ONNX file that ``imported`` came from."""
+        self._job = job
+        self._model = model
+        self._imported = imported
+        self._device = device
+        self._log = tuning_log
+        self._fleet = fleet
+        self._builders = builders
+
+    async def finish(self, stage: Stage) -> ModelResult:
+        """Compile, verify, measure and package; what the log already has is not made again.
+
+        Raises JobFailed if the result is wrong or can't be measured.
+        """
+        keys = [task.workload_key for task in self._imported.tasks]
+        best = await asyncio.to_thread(self._log.best, keys, self._device.kind)
+        versions = await self._builders.run(tool_versions)
+        key = self._key(best, versions)
+        known = await asyncio.to_thread(self._log.package, key)
+        if known is not None:
+            return known[0]
+        await stage("compiling the untuned and the tuned model")
+        untuned, tuned, examples = await self._make(best)
+        await stage("verifying and timing the whole model")
+        manifest = self._manifest(best, versions)
+        measurement = await self._measure(untuned, tuned, examples, manifest)
+        result, package = await asyncio.to_thread(self._package, tuned, manifest, measurement)
+        await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
+        return result
+
+    def _key(self, best: Mapping[str, BestRecord], versions: Mapping[str, str]) -> str:
+        """What the package is made of: model, device, records and tools."""
+        records = sorted(record.candidate.key for record in best.values())
+        made_of = [self._job.spec.identity, self._device.kind, records, dict(versions)]
+        return sha256_hex(canonical_json(made_of).encode())
+
+    async def _make(self, best: Mapping[str, BestRecord]) -> tuple[bytes, bytes, bytes]:
+        """Objects of the untuned and the tuned model, and the examples."""
+        spec, module = self._job.spec, self._imported.module_json
+        traces = {key: record.candidate.trace_json for key, record in best.items()}
+        untuned, tuned, examples = await asyncio.gather(
+            self._builders.run(compile_model, module, spec.target_json, {}),
+            self._builders.run(compile_model, module, spec.target_json, traces),
+            self._builders.run(make_examples, self._model, spec.shapes, EXAMPLES, spec.seed),
+        )
+        return untuned, tuned, examples
+
+    def _manifest(self, best: Mapping[str, BestRecord], versions: Mapping[str, str]) -> Manifest:
+        spec = self._job.spec
+        records = tuple(
+            Record(
+                task.name,
+                task.workload_key,
+                best[task.workload_key].candidate.key,
+                task.weight,
+                best[task.workload_key].latency_us,
+            )
+            for task in self._imported.tasks
+            if task.workload_key in best
+        )
+        return Manifest(
+            model_file=f"{spec.model_name}.onnx",
+            model_sha256=spec.model_sha256,
+            target_json=spec.target_json,
+            cpu_features=self._device.cpu_features,
+            inputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.inputs),
+            outputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.outputs),
+            records=records,
+            tool_versions={**self._device.tool_versions, **versions},
+            cold_cache=EVALUATOR.cold_cache,
+        )
+
+    async def _measure(
+        self, untuned: bytes, tuned: bytes, examples: bytes, manifest: Manifest
+    ) -> ModelMeasurement:
+        """All variants in one run on the device; the packages are run as users will run them."""
+        wheels = [(await asyncio.to_thread(write_wheel, o, manifest))[1] for o in (untuned, tuned)]
+        variants = [
+            ModelVariant(UNTUNED, "package", Artifact.of(wheels[0])),
+            ModelVariant(TUNED, "package", Artifact.of(wheels[1])),
+        ]
+        if ONNXRUNTIME in self._device.engines:
+            fixed = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
+            variants.append(ModelVariant(ONNXRUNTIME, ONNXRUNTIME, Artifact.of(fixed)))
+        work = ModelWork(
+            tuple(variants), Artifact.of(examples), EVALUATOR, self._device.num_threads
+        )
+        return await self._fleet.measure_model(self._job.job_id, self._job.spec.target_json, work)
+
+    def _package(
+        self, objects: bytes, manifest: Manifest, measurement: ModelMeasurement
+    ) -> tuple[ModelResult, bytes]:
+        by_name = {variant.name: variant for variant in measurement.variants}
+        tuned, untuned = by_name.get(TUNED), by_name.get(UNTUNED)
+        tuned_ms, untuned_ms = _latency_ms(TUNED, tuned), _latency_ms(UNTUNED, untuned)
+        peer = by_name.get(ONNXRUNTIME)
+        peer_ms = peer.latency_ms if peer is not None else None
+        assert tuned is not None
+        latency = Latency(
+            untuned_ms,
+            tuned_ms,
+            peer_ms,
+            measurement.circumstances.device,
+            tuned.max_abs_error,
+        )
+        filename, package = write_wheel(objects, replace(manifest, latency=latency))
+        result = ModelResult(
+            untuned_ms=untuned_ms,
+            tuned_ms=tuned_ms,
+            max_abs_error=tuned.max_abs_error,
+            max_rel_error=tuned.max_rel_error,
+            package_filename=filename,
+            package_sha256=sha256_hex(package),
+            package_size_bytes=len(package),
+            onnxruntime_ms=peer_ms,
+        )
+        return result, package
+
+
+def _fixed_model(model: bytes, shapes: Mapping[str, Shape]) -> bytes:
+    """The ONNX file with its inputs' shapes fixed, as the package has them."""
+    from coordinator.frontend.onnx_model import load_model
+
+    fixed: bytes = load_model(model, shapes).SerializeToString()
+    return fixed
+
+
+def _latency_ms(name: str, result: VariantResult | None) -> float:
+    """The variant's latency; raises JobFailed with its error if it has none."""
+    if result is None:
+        raise JobFailed(f"the device did not measure the {name} model")
+    if result.status is MeasurementStatus.WRONG_OUTPUT:
+        raise JobFailed(
+            f"the {name} model differs from ONNX Runtime, so it is not packaged: {result.error}"
+        )
+    if result.latency_ms is None:
+        raise JobFailed(f"the {name} model failed on the device: {result.error}")
+    return result.latency_ms

@@ -1,0 +1,184 @@
+"""What a job achieved: as text for people and as the object of ``tunefarm tune --json``."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from protos.records import Job, TaskProgress
+
+_WIDTH = 120
+"""Columns of the report where no terminal says how wide it is."""
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One fused operator in the report; shares are of the summed kernel time of the model."""
+
+    name: str
+    weight: int
+    untuned_us: float | None
+    tuned_us: float | None
+    share_before: float | None
+    share_after: float | None
+    trials: int
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster; None where one of the two was not measured."""
+        if self.untuned_us is None or not self.tuned_us:
+            return None
+        return self.untuned_us / self.tuned_us
+
+
+def operator_rows(tasks: Iterable[TaskProgress]) -> list[OperatorRow]:
+    """The operators, those first that take most of the untuned model."""
+    tasks = list(tasks)
+    before = sum(task.weight * (task.untuned_us or 0.0) for task in tasks)
+    after = sum(task.weight * (_final_us(task) or 0.0) for task in tasks)
+    rows = [
+        OperatorRow(
+            name=task.name,
+            weight=task.weight,
+            untuned_us=task.untuned_us,
+            tuned_us=_final_us(task),
+            share_before=_share(task.weight, task.untuned_us, before),
+            share_after=_share(task.weight, _final_us(task), after),
+            trials=task.trials,
+        )
+        for task in tasks
+    ]
+    return sorted(rows, key=lambda row: (-(row.share_before or 0.0), row.name))
+
+
+def _final_us(task: TaskProgress) -> float | None:
+    """What the package runs: the tuned kernel, or the untuned one where no trial was better."""
+    known = [value for value in (task.tuned_us, task.untuned_us) if value is not None]
+    return min(known) if known else None
+
+
+def _share(weight: int, latency_us: float | None, total_us: float) -> float | None:
+    return None if latency_us is None or not total_us else weight * latency_us / total_us
+
+
+def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, Any]:
+    """The object that ``tunefarm tune --json`` prints; what was not measured is null."""
+    result = job.result
+    return {
+        "job": job.job_id,
+        "model": job.spec.model_name,
+        "target": json.loads(job.spec.target_json),
+        "trials": {
+            "total": job.trials.total,
+            "ok": job.trials.ok,
+            "failed": job.trials.failed,
+        },
+        "tasks": [
+            {
+                "name": task.name,
+                "workload": task.workload_key,
+                "weight": task.weight,
+                "untuned_us": task.untuned_us,
+                "tuned_us": task.tuned_us,
+                "trials": task.trials,
+            }
+            for task in job.tasks
+        ],
+        "latency_ms": {
+            "untuned": result.untuned_ms if result else None,
+            "tuned": result.tuned_ms if result else None,
+            "onnxruntime": result.onnxruntime_ms if result else None,
+        },
+        "max_abs_error": result.max_abs_error if result else None,
+        "package": package_path,
+        "log": log_url,
+    }
+
+
+def report_text(
+    job: Job, package_path: str | None, log_url: str, *, width: int = _WIDTH, color: bool = False
+) -> str:
+    """The report as text of ``width`` columns, with the terminal's colours if ``color``."""
+    from rich.console import Console
+
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        color_system="auto" if color else None,
+    )
+    console.print(_operator_table(job))
+    for line in _summary(job, package_path, log_url):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def _operator_table(job: Job) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"Fused operators of {job.spec.model_name}", box=box.SIMPLE_HEAD)
+    table.add_column("operator", overflow="ellipsis", no_wrap=True, ratio=1)
+    for heading in ("weight", "untuned µs", "tuned µs", "speed-up", "before", "after", "trials"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in operator_rows(job.tasks):
+        table.add_row(
+            row.name,
+            str(row.weight),
+            _number(row.untuned_us),
+            _number(row.tuned_us),
+            _times(row.speedup),
+            _percent(row.share_before),
+            _percent(row.share_after),
+            str(row.trials),
+        )
+    return table
+
+
+def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
+    trials, result = job.trials, job.result
+    lines = [
+        f"trials       {trials.total} ({trials.ok} ok, {trials.failed} failed, "
+        f"{trials.from_log} answered from the log) in {job.elapsed_s:.0f} s"
+    ]
+    if job.ranking is not None:
+        ranking = job.ranking
+        lines.append(
+            f"cost model   pairwise {ranking.pairwise:.2f}, peak@1 {ranking.peak_at_1:.2f}, "
+            f"peak@5 {ranking.peak_at_5:.2f} over {ranking.batches} batches"
+        )
+    if result is not None:
+        faster = _times(result.untuned_ms / result.tuned_ms if result.tuned_ms else None)
+        lines.append(
+            f"whole model  untuned {result.untuned_ms:.3f} ms, tuned {result.tuned_ms:.3f} ms "
+            f"({faster}), ONNX Runtime {_milliseconds(result.onnxruntime_ms)}"
+        )
+        lines.append(
+            f"difference   at most {result.max_abs_error:.2e} absolute, "
+            f"{result.max_rel_error:.2e} relative to ONNX Runtime"
+        )
+    if package_path is not None:
+        lines.append(f"package      {package_path}")
+    lines.append(f"log          {log_url}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"  # noqa: RUF001
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}×"  # noqa: RUF001
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"  # noqa: RUF001
+
+
+def _milliseconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f} ms"

@@ -1,0 +1,1 @@
+"""Proposing: what to try next, for which task."""

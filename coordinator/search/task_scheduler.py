@@ -1,0 +1,76 @@
+"""Which task gets the next batch (pure): where it should save most of the model's time.
+
+After the gradient scheduler of Ansor (Zheng et al., OSDI 2020, section 6): the expected gain of a
+batch is the task's weight times the latency it should take away. It is read off the task's
+own history where there is one, discounted by what is in flight, and never more than what is left
+above the task's floor, the time its arithmetic would take at the best rate any task has reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FIRST_BATCH_SHARE = 0.7
+"""What a first batch is expected to take off the untuned latency: most of it."""
+
+OPTIMISM = 0.12
+"""Share of what is above the floor that a batch is hoped to win when the history says nothing."""
+
+HISTORY = 3
+"""Batches that are looked back on."""
+
+FLOOR_SHARE = 0.5
+"""The floor in terms of the best arithmetic rate seen: another task may well reach twice that."""
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What the scheduler knows of one task. Latencies in microseconds.
+
+    ``best_after`` is the best latency after each finished batch, in order.
+    """
+
+    weight: int
+    untuned_us: float
+    flops: float
+    best_after: tuple[float, ...] = ()
+    in_flight: int = 0
+    exhausted: bool = False
+
+    @property
+    def best_us(self) -> float:
+        """The best so far, the untuned program counted in."""
+        return min((self.untuned_us, *self.best_after))
+
+
+def best_rate(tasks: Sequence[TaskState]) -> float:
+    """The highest arithmetic rate that any task has reached, operations per microsecond."""
+    return max((task.flops / task.best_us for task in tasks if task.best_us > 0), default=0.0)
+
+
+def expected_gain_us(task: TaskState, rate: float) -> float:
+    """What one more batch should take off the model's latency, microseconds."""
+    if task.exhausted:
+        return 0.0
+    floor = FLOOR_SHARE * task.flops / rate if rate > 0 else 0.0
+    potential = max(0.0, task.best_us - floor)
+    bests = (task.untuned_us, *task.best_after)
+    recent = bests[-1 - HISTORY :]
+    if len(bests) == 1:
+        share = FIRST_BATCH_SHARE
+    else:
+        won = max(0.0, recent[0] - recent[-1]) / max(recent[0], 1e-9) / (len(recent) - 1)
+        if len(bests) == 2:
+            won = 0.0  # the step from untuned says nothing about the next one
+        hope = OPTIMISM * 2 / (1 + len(task.best_after))
+        share = max(won, hope)
+    return task.weight * potential * share / (1 + task.in_flight) ** 2
+
+
+def choose(tasks: Sequence[TaskState]) -> int | None:
+    """The index of the task that gets the next batch; None if none has anything left to win."""
+    rate = best_rate(tasks)
+    gains = [expected_gain_us(task, rate) for task in tasks]
+    best = max(range(len(gains)), key=gains.__getitem__, default=None)
+    return best if best is not None and gains[best] > 0 else None

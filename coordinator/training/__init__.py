@@ -1,0 +1,1 @@
+"""Training the cost model on what was measured."""

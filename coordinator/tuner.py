@@ -1,0 +1,201 @@
+"""The loop of one job: propose, build, measure, learn, with no barrier between them.
+
+A few batches are on their way at any time, each a coroutine that proposes for one task, has the
+candidates built, has them measured and tells the search and the cost model. While one is measured,
+the next is built and another proposed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coordinator.experiments import Experiments, Lab
+from coordinator.learning import Learning
+from coordinator.search import task_scheduler
+from coordinator.search.proposer import Outcome, Proposal
+from coordinator.search.worker import SearchPool
+from coordinator.task_run import TaskRun
+from protos.errors import JobFailed
+from protos.records import UNTUNED_TRACE, Candidate, Measurement, RankingQuality, Task, TrialCounts
+
+log = logging.getLogger(__name__)
+
+BATCHES_AHEAD = 3
+"""Batches under way for one device: measured, built, proposed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: trials of all tasks together, and a moment of the monotonic clock."""
+
+    trials: int
+    deadline: float | None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds left; None if there is no limit."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+class Tuner:
+    """Tunes the tasks of one job on one kind of device. Lives on the coordinator's event loop."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        tasks: Sequence[Task],
+        search: SearchPool,
+        learning: Learning,
+        changed: Callable[[], None],
+    ) -> None:
+        """``changed`` is called when there is progress to show."""
+        self.runs = [TaskRun(task) for task in tasks]
+        self.counts = TrialCounts()
+        self._lab = lab
+        self._experiments = Experiments(lab)
+        self._search = search
+        self._learning = learning
+        self._changed = changed
+        self._under_way = 0
+
+    @property
+    def ranking(self) -> RankingQuality | None:
+        """How well the cost model ordered the last batches."""
+        return self._learning.ranking
+
+    async def remember(self) -> None:
+        """Take from the log what is known of these tasks on this kind of device."""
+        for run in self.runs:
+            known = await asyncio.to_thread(
+                self._lab.tuning_log.outcomes, run.task.workload_key, self._lab.device.kind
+            )
+            for row in known:
+                run.note(Outcome(row.candidate, row.latency_us))
+            tried = run.tried()
+            if tried and run.best_us is not None:
+                run.best_after.append(run.best_us)
+            ok = sum(outcome.latency_us is not None for outcome in tried)
+            self._count(ok, len(tried) - ok, from_log=len(tried))
+        await self._learning.adopt()
+
+    async def baseline(self) -> None:
+        """Time the untuned program of every task that the log does not know.
+
+        Raises JobFailed if not a single one can be timed.
+        """
+        missing = [run for run in self.runs if run.untuned_us is None]
+        await asyncio.gather(*(self._baseline(run) for run in missing))
+        if all(run.untuned_us is None for run in self.runs):
+            raise JobFailed(
+                "no operator's untuned program could be measured; the device's last error is shown "
+                "by `tunefarm devices`, each measurement's error is in the tuning log"
+            )
+
+    async def _baseline(self, run: TaskRun) -> None:
+        name, job_id = run.task.name, self._lab.job_id
+        try:
+            measurement = await self._experiments.baseline(run)
+        except JobFailed as error:
+            log.warning("job %s: %s; it stays untuned", job_id, error)
+            return
+        untuned = Candidate(run.task.workload_key, UNTUNED_TRACE)
+        run.note(Outcome(untuned, measurement.latency_us))
+        if not measurement.ok:
+            status, error_text = measurement.status.name, measurement.error
+            log.warning("job %s: untuned program of %s: %s: %s", job_id, name, status, error_text)
+        self._changed()
+
+    async def tune(self, budget: Budget) -> None:
+        """Run batches until the budget is spent or no task has anything left to win."""
+        batches: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                self._launch(budget, batches)
+                if not batches or budget.remaining_s == 0:
+                    break
+                done, batches = await asyncio.wait(
+                    batches, timeout=budget.remaining_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for batch in done:
+                    batch.result()
+                self._changed()
+            if budget.remaining_s != 0:
+                await self._learning.settle()
+        finally:
+            for batch in batches:
+                batch.cancel()
+            await asyncio.gather(*batches, return_exceptions=True)
+            await self._learning.stop()
+
+    def _launch(self, budget: Budget, batches: set[asyncio.Task[None]]) -> None:
+        device = self._lab.device
+        devices = len(self._lab.fleet.registry.devices_for(device.target_json))
+        slots = BATCHES_AHEAD + max(0, devices - 1)
+        while len(batches) < slots and budget.remaining_s != 0:
+            left = budget.trials - self.counts.total - self._under_way
+            index = task_scheduler.choose([run.state() for run in self.runs]) if left > 0 else None
+            if index is None:
+                return
+            run = self.runs[index]
+            run.in_flight += 1
+            batches.add(asyncio.create_task(self._batch(run, left)))
+
+    async def _batch(self, run: TaskRun, left: int) -> None:
+        """One batch of one task, of at most ``left`` trials, from proposing to learning."""
+        taken = 0
+        try:
+            proposals = (await self._propose(run))[:left]
+            if not proposals:
+                return
+            taken = len(proposals)
+            self._under_way += taken
+            measurements = await self._experiments.run(run, proposals)
+            await self._take_in(run, proposals, measurements)
+        finally:
+            self._under_way -= taken
+            run.in_flight -= 1
+
+    async def _propose(self, run: TaskRun) -> list[Proposal]:
+        """The task's next candidates that the log does not know yet, maybe none."""
+        with self._lab.clock.stage("propose"):
+            if run.opened is None:
+                run.opened = asyncio.create_task(self._open(run))
+            await run.opened
+            proposals = await self._search.propose(run.task.workload_key)
+        run.exhausted = not proposals
+        return [p for p in proposals if p.candidate.key not in run.outcomes]
+
+    async def _open(self, run: TaskRun) -> None:
+        """Begin the task's search with what the log remembers."""
+        known = list(run.outcomes.values())
+        features = await self._search.open(run.task, run.untuned_us or 0.0, known)
+        self._learning.recall(run, features)
+
+    async def _take_in(
+        self, run: TaskRun, proposals: Sequence[Proposal], measurements: Sequence[Measurement]
+    ) -> None:
+        outcomes = [
+            Outcome(proposal.candidate, measurement.latency_us)
+            for proposal, measurement in zip(proposals, measurements, strict=True)
+        ]
+        for outcome in outcomes:
+            run.note(outcome)
+        ok = sum(measurement.ok for measurement in measurements)
+        self._count(ok, len(measurements) - ok)
+        if run.best_us is not None:
+            run.best_after.append(run.best_us)
+        await self._search.observe(run.task.workload_key, outcomes)
+        await self._learning.learn(run, proposals, measurements)
+
+    def _count(self, ok: int, failed: int, from_log: int = 0) -> None:
+        counts = self.counts
+        self.counts = TrialCounts(
+            counts.total + ok + failed,
+            counts.ok + ok,
+            counts.failed + failed,
+            counts.from_log + from_log,
+        )

@@ -1,0 +1,250 @@
+"""Jobs, their progress and their tasks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from protos.errors import NotFound
+from protos.records import (
+    Job,
+    JobSpec,
+    JobState,
+    ModelResult,
+    RankingQuality,
+    Shape,
+    Task,
+    TaskProgress,
+    TensorSpec,
+    TrialCounts,
+)
+
+from .database import insert
+from .schema import job_tasks, jobs, now, workloads
+from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
+
+_UNFINISHED = tuple(state.name for state in JobState if not state.ended)
+
+
+def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bool) -> str:
+    """Queue a job; returns its id."""
+    row = {
+        "identity": spec.identity,
+        "coordinator": clean(coordinator),
+        "embedded": embedded,
+        "submitted_at": now(),
+        "heartbeat_at": now(),
+        "state": JobState.QUEUED.name,
+        "model_name": clean(spec.model_name),
+        "model_sha256": spec.model_sha256,
+        "target_json": spec.target_json,
+        "shapes_json": to_json(spec.shapes),
+        "requested_trials": spec.trials,
+        "time_limit_s": spec.time_limit_s,
+        "seed": spec.seed,
+    }
+    while True:
+        # Short for people, so it may be taken: then draw again.
+        job_id = f"j-{secrets.token_hex(4)}"
+        statement = insert(connection, jobs).values(job_id=job_id, **row)
+        statement = statement.on_conflict_do_nothing()
+        if connection.execute(statement.returning(jobs.c.id)).first() is not None:
+            return job_id
+
+
+def get(connection: sa.Connection, job_id: str) -> Job:
+    """One job; raises NotFound."""
+    row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
+    if row is None:
+        raise _not_found(job_id)
+    return _job(row)
+
+
+def newest(connection: sa.Connection, limit: int) -> list[Job]:
+    """The newest jobs first."""
+    rows = connection.execute(sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit))
+    return [_job(row) for row in rows]
+
+
+def unfinished(connection: sa.Connection, embedded: bool | None) -> list[Job]:
+    """Queued and running jobs, oldest first; embedded or not if that is None."""
+    query = sa.select(jobs).where(jobs.c.state.in_(_UNFINISHED)).order_by(jobs.c.id)
+    if embedded is not None:
+        query = query.where(jobs.c.embedded == embedded)
+    return [_job(row) for row in connection.execute(query)]
+
+
+def save(connection: sa.Connection, job: Job) -> None:
+    """Everything that changes while a job lives, and its heartbeat; raises NotFound."""
+    _update(connection, job.job_id, _progress(job))
+
+
+def touch(connection: sa.Connection, job_id: str) -> None:
+    """The heartbeat alone; raises NotFound."""
+    _update(connection, job_id, {})
+
+
+def mark_interrupted(connection: sa.Connection, older_than_s: float) -> int:
+    """Embedded jobs whose coordinator is silent become INTERRUPTED; returns how many."""
+    result = connection.execute(
+        sa.update(jobs)
+        .where(
+            jobs.c.embedded.is_(sa.true()),
+            jobs.c.state.in_(_UNFINISHED),
+            jobs.c.heartbeat_at <= now() - older_than_s,
+        )
+        .values(state=JobState.INTERRUPTED.name)
+    )
+    return result.rowcount
+
+
+def spent_s(connection: sa.Connection, identity: str, except_job: str) -> float:
+    """Seconds that other jobs of this identity took."""
+    total = sa.func.coalesce(sa.func.sum(jobs.c.elapsed_s), 0.0)
+    query = sa.select(total).where(jobs.c.identity == identity, jobs.c.job_id != except_job)
+    return float(connection.execute(query).scalar_one())
+
+
+def set_tasks(connection: sa.Connection, job_id: str, tasks: Sequence[Task]) -> None:
+    """Replace a job's tasks, and store those workloads that are new; raises NotFound."""
+    # Also the lock that keeps two calls for one job apart.
+    _update(connection, job_id, {})
+    # In one order everywhere, so that two transactions never wait for each other in a circle.
+    for task in sorted(tasks, key=lambda task: task.workload_key):
+        statement = insert(connection, workloads).values(
+            key=task.workload_key,
+            workload_json=task.workload_json,
+            args_json=to_json(task.args),
+            num_outputs=task.num_outputs,
+            flops=task.flops,
+        )
+        connection.execute(statement.on_conflict_do_nothing())
+    connection.execute(sa.delete(job_tasks).where(job_tasks.c.job_id == job_id))
+    for position, task in enumerate(tasks):
+        connection.execute(
+            sa.insert(job_tasks).values(
+                job_id=job_id,
+                position=position,
+                name=task.name,
+                workload_key=task.workload_key,
+                weight=task.weight,
+            )
+        )
+
+
+def tasks_of(connection: sa.Connection, job_id: str) -> list[Task]:
+    """A job's tasks in the order in which they were set."""
+    query = (
+        sa.select(job_tasks, workloads)
+        .join(workloads, workloads.c.key == job_tasks.c.workload_key)
+        .where(job_tasks.c.job_id == job_id)
+        .order_by(job_tasks.c.position)
+    )
+    return [
+        Task(
+            name=row.name,
+            workload_key=row.workload_key,
+            workload_json=row.workload_json,
+            weight=row.weight,
+            args=from_json(tuple[TensorSpec, ...], row.args_json),
+            num_outputs=row.num_outputs,
+            flops=row.flops,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _update(connection: sa.Connection, job_id: str, values: Mapping[str, Any]) -> None:
+    statement = sa.update(jobs).where(jobs.c.job_id == job_id)
+    if connection.execute(statement.values(heartbeat_at=now(), **values)).rowcount == 0:
+        raise _not_found(job_id)
+
+
+def _not_found(job_id: str) -> NotFound:
+    return NotFound(f"no job {job_id!r} in this tuning log; tunefarm jobs list shows those it has")
+
+
+def _progress(job: Job) -> dict[str, Any]:
+    ranking, result = job.ranking, job.result
+    return {
+        "state": job.state.name,
+        "stage": clean(job.stage),
+        "error": clean(job.error, MAX_ERROR_BYTES),
+        "elapsed_s": job.elapsed_s,
+        "remaining_s": finite(job.remaining_s),
+        "trials_total": job.trials.total,
+        "trials_ok": job.trials.ok,
+        "trials_failed": job.trials.failed,
+        "trials_from_log": job.trials.from_log,
+        "tasks_json": to_json(job.tasks),
+        "ranking_pairwise": finite(ranking.pairwise) if ranking else None,
+        "ranking_peak_at_1": finite(ranking.peak_at_1) if ranking else None,
+        "ranking_peak_at_5": finite(ranking.peak_at_5) if ranking else None,
+        "ranking_batches": ranking.batches if ranking else None,
+        "untuned_ms": finite(result.untuned_ms) if result else None,
+        "tuned_ms": finite(result.tuned_ms) if result else None,
+        "onnxruntime_ms": finite(result.onnxruntime_ms) if result else None,
+        "max_abs_error": finite(result.max_abs_error) if result else None,
+        "max_rel_error": finite(result.max_rel_error) if result else None,
+        "package_filename": result.package_filename if result else None,
+        "package_sha256": result.package_sha256 if result else None,
+        "package_size_bytes": result.package_size_bytes if result else None,
+    }
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    return Job(
+        job_id=row.job_id,
+        spec=_spec(row),
+        state=JobState[row.state],
+        stage=row.stage,
+        error=row.error,
+        trials=TrialCounts(row.trials_total, row.trials_ok, row.trials_failed, row.trials_from_log),
+        tasks=from_json(tuple[TaskProgress, ...], row.tasks_json),
+        ranking=_ranking(row),
+        elapsed_s=row.elapsed_s,
+        remaining_s=row.remaining_s,
+        result=_result(row),
+        submitted_at=row.submitted_at,
+    )
+
+
+def _spec(row: sa.Row[Any]) -> JobSpec:
+    return JobSpec(
+        model_name=row.model_name,
+        model_sha256=row.model_sha256,
+        target_json=row.target_json,
+        trials=row.requested_trials,
+        shapes=from_json(Mapping[str, Shape], row.shapes_json),  # type: ignore[type-abstract]
+        time_limit_s=row.time_limit_s,
+        seed=row.seed,
+    )
+
+
+def _ranking(row: sa.Row[Any]) -> RankingQuality | None:
+    if row.ranking_batches is None:
+        return None
+    return RankingQuality(
+        pairwise=or_nan(row.ranking_pairwise),
+        peak_at_1=or_nan(row.ranking_peak_at_1),
+        peak_at_5=or_nan(row.ranking_peak_at_5),
+        batches=row.ranking_batches,
+    )
+
+
+def _result(row: sa.Row[Any]) -> ModelResult | None:
+    if row.package_sha256 is None:
+        return None
+    return ModelResult(
+        untuned_ms=or_nan(row.untuned_ms),
+        tuned_ms=or_nan(row.tuned_ms),
+        max_abs_error=or_nan(row.max_abs_error),
+        max_rel_error=or_nan(row.max_rel_error),
+        package_filename=row.package_filename,
+        package_sha256=row.package_sha256,
+        package_size_bytes=row.package_size_bytes,
+        onnxruntime_ms=row.onnxruntime_ms,
+    )

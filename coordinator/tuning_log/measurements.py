@@ -1,0 +1,238 @@
+"""Measurements, append-only, and the questions that a search asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from protos.errors import BadRequest
+from protos.records import (
+    UNTUNED_TRACE,
+    Candidate,
+    Measurement,
+    MeasurementStatus,
+    TrialCounts,
+)
+
+from .circumstances import measurement_columns, measurement_of
+from .database import insert
+from .schema import candidates, measurements, now
+from .values import finite, tool_versions_key
+
+Result = tuple[str, str, Candidate, Measurement, float | None]
+"""Job id, kind of device, candidate, what became of it, and the score that was predicted for it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One record of a candidate, as much of it as a search learns from."""
+
+    measurement_id: int
+    candidate: Candidate
+    status: MeasurementStatus
+    latency_us: float | None
+    artifact_sha256: str
+    tool_versions_key: str
+
+
+@dataclass(frozen=True)
+class BestRecord:
+    """The fastest correct record of a workload on a kind of device."""
+
+    measurement_id: int
+    candidate: Candidate
+    latency_us: float
+
+
+def record_many(connection: sa.Connection, results: Sequence[Result]) -> list[bool]:
+    """Append what is new; True where it was. Raises BadRequest if keys contradict each other."""
+    for _job_id, _kind, candidate, measurement, _score in results:
+        named = (measurement.workload_key, measurement.candidate_key)
+        if named != (candidate.workload_key, candidate.key):
+            raise BadRequest(
+                f"a measurement of candidate {measurement.candidate_key!r} (lease"
+                f" {measurement.lease_id!r}) came with candidate {candidate.key!r}"
+            )
+    # In one order everywhere, so that two transactions never wait for each other in a circle.
+    for candidate in sorted({r[2].key: r[2] for r in results}.values(), key=lambda c: c.key):
+        statement = insert(connection, candidates).values(
+            key=candidate.key,
+            workload_key=candidate.workload_key,
+            trace_json=candidate.trace_json,
+        )
+        connection.execute(statement.on_conflict_do_nothing())
+    new = [False] * len(results)
+    order = sorted(range(len(results)), key=lambda i: _lease_order(results[i][3]))
+    for index in order:
+        job_id, device_kind, _candidate, measurement, score = results[index]
+        statement = insert(connection, measurements).values(
+            measured_at=now(),
+            job_id=job_id,
+            device_kind=device_kind,
+            predicted_score=finite(score),
+            **measurement_columns(measurement),
+        )
+        statement = statement.on_conflict_do_nothing()
+        row = connection.execute(statement.returning(measurements.c.id)).first()
+        new[index] = row is not None
+    return new
+
+
+def outcomes(connection: sa.Connection, workload_key: str, device_kind: str) -> list[Outcome]:
+    """Every record of a workload on a kind of device, oldest first."""
+    m = measurements.c
+    answer = (m.id, m.status, m.latency_us, m.artifact_sha256, m.tool_versions_key)
+    query = (
+        sa.select(*answer, candidates.c.trace_json)
+        .join(candidates, candidates.c.key == m.candidate_key)
+        .where(_of_kind(device_kind), m.workload_key == workload_key)
+        .order_by(m.id)
+    )
+    return [
+        Outcome(
+            measurement_id=row.id,
+            candidate=Candidate(workload_key, row.trace_json),
+            status=MeasurementStatus[row.status],
+            latency_us=row.latency_us,
+            artifact_sha256=row.artifact_sha256 or "",
+            tool_versions_key=row.tool_versions_key or "",
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def measured(
+    connection: sa.Connection,
+    device_kind: str,
+    artifact_sha256: str,
+    tool_versions: Mapping[str, str] | None,
+) -> Measurement | None:
+    """The newest record of these bytes; one that a lost device left says nothing of them."""
+    if not artifact_sha256:
+        return None
+    query = (
+        sa.select(measurements)
+        .where(
+            _of_kind(device_kind),
+            measurements.c.artifact_sha256 == artifact_sha256,
+            measurements.c.status != MeasurementStatus.DEVICE_LOST.name,
+        )
+        .order_by(measurements.c.id.desc())
+        .limit(1)
+    )
+    if tool_versions is not None:
+        key = tool_versions_key(tool_versions)
+        query = query.where(measurements.c.tool_versions_key == key)
+    row = connection.execute(query).first()
+    return None if row is None else measurement_of(row)
+
+
+def best(
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, tuned_only: bool
+) -> dict[str, BestRecord]:
+    """The fastest record of each workload that has one."""
+    found = {}
+    for workload_key in dict.fromkeys(workload_keys):
+        # One short walk down an index for each: a single statement would read every record.
+        query = _fastest(device_kind, workload_key)
+        if tuned_only:
+            query = query.where(measurements.c.candidate_key != _untuned_key(workload_key))
+        row = connection.execute(query).first()
+        if row is not None:
+            candidate = Candidate(workload_key, row.trace_json)
+            found[workload_key] = BestRecord(row.id, candidate, row.latency_us)
+    return found
+
+
+def untuned_us(
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+) -> dict[str, float]:
+    """The fastest time of each workload's untuned program, where it was measured."""
+    m = measurements.c
+    found = {}
+    for workload_key in dict.fromkeys(workload_keys):
+        query = sa.select(sa.func.min(m.latency_us)).where(
+            _of_kind(device_kind),
+            m.workload_key == workload_key,
+            m.candidate_key == _untuned_key(workload_key),
+        )
+        latency_us = connection.execute(query).scalar_one()
+        if latency_us is not None:
+            found[workload_key] = latency_us
+    return found
+
+
+def counts(
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+) -> TrialCounts:
+    """Candidates tried, each once, the untuned left out; ok if any of its records is."""
+    m = measurements.c
+    right = sa.case((m.status == MeasurementStatus.OK.name, 1), else_=0)
+    # Grouped in the order of the index, which COUNT(DISTINCT) would sort again.
+    tried = (
+        sa.select(sa.func.max(right).label("ok"))
+        .where(_trials(workload_keys, device_kind))
+        .group_by(m.workload_key, m.candidate_key)
+        .subquery()
+    )
+    query = sa.select(
+        sa.func.count().label("total"), sa.func.coalesce(sa.func.sum(tried.c.ok), 0).label("ok")
+    ).select_from(tried)
+    row = connection.execute(query).one()
+    return TrialCounts(total=row.total, ok=row.ok, failed=row.total - row.ok)
+
+
+def trials_per_task(
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+) -> dict[str, int]:
+    """Candidates tried of each workload, the untuned left out; 0 where there are none."""
+    m = measurements.c
+    query = (
+        sa.select(m.workload_key, sa.func.count(m.candidate_key.distinct()).label("trials"))
+        .where(_trials(workload_keys, device_kind))
+        .group_by(m.workload_key)
+    )
+    tried = {row.workload_key: row.trials for row in connection.execute(query)}
+    return {workload_key: tried.get(workload_key, 0) for workload_key in workload_keys}
+
+
+def per_device(connection: sa.Connection) -> dict[str, int]:
+    """How many records each device made."""
+    m = measurements.c
+    query = sa.select(m.device, sa.func.count().label("made")).where(m.device.is_not(None))
+    return {row.device: row.made for row in connection.execute(query.group_by(m.device))}
+
+
+def _lease_order(measurement: Measurement) -> tuple[str, str]:
+    return measurement.lease_id, measurement.candidate_key
+
+
+def _untuned_key(workload_key: str) -> str:
+    return Candidate(workload_key, UNTUNED_TRACE).key
+
+
+def _of_kind(device_kind: str) -> sa.ColumnElement[bool]:
+    return measurements.c.device_kind == device_kind
+
+
+def _fastest(device_kind: str, workload_key: str) -> sa.Select[Any]:
+    m = measurements.c
+    return (
+        sa.select(m.id, m.latency_us, candidates.c.trace_json)
+        .join(candidates, candidates.c.key == m.candidate_key)
+        .where(_of_kind(device_kind), m.workload_key == workload_key, m.latency_us.is_not(None))
+        .order_by(m.latency_us, m.id)
+        .limit(1)
+    )
+
+
+def _trials(workload_keys: Sequence[str], device_kind: str) -> sa.ColumnElement[bool]:
+    untuned = [_untuned_key(workload_key) for workload_key in workload_keys]
+    return sa.and_(
+        _of_kind(device_kind),
+        measurements.c.workload_key.in_(workload_keys),
+        measurements.c.candidate_key.not_in(untuned),
+    )

@@ -1,0 +1,254 @@
+"""The tables of the tuning log at the newest revision.
+
+A change here needs a revision in ``migrations/versions`` (a test compares the two). Times are
+seconds since 1970 by the database's clock; keys are SHA-256 in hexadecimal; columns ``*_json`` hold
+canonical JSON. NULL in a number means that there was none, or none that is finite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts rows by itself only in a column of type INTEGER.
+_Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+class now(FunctionElement[float]):  # noqa: N801 (it reads as the SQL function that it is)
+    """The database's clock, seconds since 1970."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(_element: now, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(_element: now, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("stored_at", sa.Double, nullable=False),
+)
+
+# Neither database takes a value as large as the largest model.
+blob_chunks = sa.Table(
+    "blob_chunks",
+    metadata,
+    sa.Column("sha256", sa.Text, sa.ForeignKey("blobs.sha256"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True),
+    sa.Column("job_id", sa.Text, nullable=False, unique=True),
+    sa.Column("identity", sa.Text, nullable=False, index=True),
+    sa.Column("coordinator", sa.Text, nullable=False),
+    sa.Column("embedded", sa.Boolean, nullable=False),
+    sa.Column("submitted_at", sa.Double, nullable=False),
+    sa.Column("heartbeat_at", sa.Double, nullable=False),
+    # what was asked for
+    sa.Column("model_name", sa.Text, nullable=False),
+    sa.Column("model_sha256", sa.Text, nullable=False),
+    sa.Column("target_json", sa.Text, nullable=False),
+    sa.Column("shapes_json", sa.Text, nullable=False),
+    sa.Column("requested_trials", sa.BigInteger, nullable=False),
+    sa.Column("time_limit_s", sa.Double),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    # how far it is
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("stage", sa.Text, nullable=False, default=""),
+    sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Column("elapsed_s", sa.Double, nullable=False, default=0.0),
+    sa.Column("remaining_s", sa.Double),
+    sa.Column("trials_total", sa.BigInteger, nullable=False, default=0),
+    sa.Column("trials_ok", sa.BigInteger, nullable=False, default=0),
+    sa.Column("trials_failed", sa.BigInteger, nullable=False, default=0),
+    sa.Column("trials_from_log", sa.BigInteger, nullable=False, default=0),
+    sa.Column("tasks_json", sa.Text, nullable=False, default="[]"),
+    sa.Column("ranking_pairwise", sa.Double),
+    sa.Column("ranking_peak_at_1", sa.Double),
+    sa.Column("ranking_peak_at_5", sa.Double),
+    sa.Column("ranking_batches", sa.BigInteger),
+    # what came out
+    sa.Column("untuned_ms", sa.Double),
+    sa.Column("tuned_ms", sa.Double),
+    sa.Column("onnxruntime_ms", sa.Double),
+    sa.Column("max_abs_error", sa.Double),
+    sa.Column("max_rel_error", sa.Double),
+    sa.Column("package_filename", sa.Text),
+    sa.Column("package_sha256", sa.Text),
+    sa.Column("package_size_bytes", sa.BigInteger),
+)
+
+workloads = sa.Table(
+    "workloads",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("workload_json", sa.Text, nullable=False),
+    sa.Column("args_json", sa.Text, nullable=False),
+    sa.Column("num_outputs", sa.Integer, nullable=False),
+    sa.Column("flops", sa.Double, nullable=False),
+)
+
+job_tasks = sa.Table(
+    "job_tasks",
+    metadata,
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("workload_key", sa.Text, sa.ForeignKey("workloads.key"), nullable=False),
+    sa.Column("weight", sa.BigInteger, nullable=False),
+)
+
+candidates = sa.Table(
+    "candidates",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("workload_key", sa.Text, sa.ForeignKey("workloads.key"), nullable=False),
+    sa.Column("trace_json", sa.Text, nullable=False),
+)
+
+measurements = sa.Table(
+    "measurements",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True),
+    sa.Column("measured_at", sa.Double, nullable=False),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False),
+    sa.Column("lease_id", sa.Text),
+    sa.Column("workload_key", sa.Text, nullable=False),
+    sa.Column("candidate_key", sa.Text, sa.ForeignKey("candidates.key"), nullable=False),
+    sa.Column("artifact_sha256", sa.Text),
+    sa.Column("device_kind", sa.Text, nullable=False),
+    # the outcome
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("latency_us", sa.Double),
+    sa.Column("repeats_s_json", sa.Text, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("max_abs_error", sa.Double),
+    sa.Column("predicted_score", sa.Double),
+    # its circumstances: all NULL if no device was involved
+    sa.Column("device", sa.Text),
+    sa.Column("emulated", sa.Boolean),
+    sa.Column("num_threads", sa.Integer),
+    sa.Column("cpus_json", sa.Text),
+    sa.Column("evaluator_json", sa.Text),
+    sa.Column("tool_versions_json", sa.Text),
+    sa.Column("tool_versions_key", sa.Text),
+    sa.Column("before_temperature_c", sa.Double),
+    sa.Column("before_frequency_mhz", sa.Double),
+    sa.Column("before_governor", sa.Text),
+    sa.Column("before_load_1m", sa.Double),
+    sa.Column("before_throttled", sa.Text),
+    sa.Column("after_temperature_c", sa.Double),
+    sa.Column("after_frequency_mhz", sa.Double),
+    sa.Column("after_governor", sa.Text),
+    sa.Column("after_load_1m", sa.Double),
+    sa.Column("after_throttled", sa.Text),
+    sa.Column("lock_wait_s", sa.Double),
+    sa.Column("busy_s", sa.Double),
+)
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
+_m = measurements.c
+# A result that comes twice. What failed before it had a lease is known by its job instead.
+sa.Index("uq_measurements_lease", _m.lease_id, _m.candidate_key, unique=True)
+sa.Index(
+    "uq_measurements_unleased",
+    *(_m.job_id, _m.device_kind, _m.candidate_key),
+    unique=True,
+    **_where("lease_id IS NULL"),
+)
+# The k best of a workload without reading the others.
+sa.Index(
+    "ix_measurements_best",
+    *(_m.device_kind, _m.workload_key, _m.latency_us, _m.id),
+    **_where("latency_us IS NOT NULL"),
+)
+# Counting trials, and one candidate's records, from the index alone.
+sa.Index("ix_measurements_candidate", _m.device_kind, _m.workload_key, _m.candidate_key, _m.status)
+sa.Index(
+    "ix_measurements_artifact",
+    *(_m.device_kind, _m.artifact_sha256, _m.id),
+    **_where("artifact_sha256 IS NOT NULL"),
+)
+sa.Index("ix_measurements_job", _m.job_id, _m.id)
+sa.Index("ix_measurements_device", _m.device)
+
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("target_json", sa.Text, nullable=False),
+    sa.Column("cpu_model", sa.Text, nullable=False),
+    sa.Column("emulated", sa.Boolean, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("record_json", sa.Text, nullable=False),
+    sa.Column("first_seen_at", sa.Double, nullable=False),
+    sa.Column("last_seen_at", sa.Double, nullable=False),
+)
+
+cost_models = sa.Table(
+    "cost_models",
+    metadata,
+    sa.Column("version", _Serial, primary_key=True),
+    sa.Column("device_kind", sa.Text, nullable=False),
+    sa.Column("model_text", sa.Text, nullable=False),
+    sa.Column("trained_on", sa.BigInteger, nullable=False),
+    sa.Column("scores_json", sa.Text, nullable=False),
+    sa.Column("trained_at", sa.Double, nullable=False),
+    sa.Index("ix_cost_models_kind", "device_kind", "version"),
+)
+
+rankings = sa.Table(
+    "rankings",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False, index=True),
+    sa.Column("workload_key", sa.Text, nullable=False),
+    sa.Column("cost_model_version", _Serial, sa.ForeignKey("cost_models.version")),
+    sa.Column("pairwise", sa.Double),
+    sa.Column("peak_at_1", sa.Double),
+    sa.Column("peak_at_5", sa.Double),
+    sa.Column("candidates", sa.Integer, nullable=False),
+    sa.Column("ranked_at", sa.Double, nullable=False),
+)
+
+packages = sa.Table(
+    "packages",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False),
+    sa.Column("result_json", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, sa.ForeignKey("blobs.sha256"), nullable=False),
+    sa.Column("packaged_at", sa.Double, nullable=False),
+)

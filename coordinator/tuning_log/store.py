@@ -1,0 +1,261 @@
+"""The tuning log: the only state that outlives a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from protos.records import (
+    Candidate,
+    Device,
+    Job,
+    JobSpec,
+    Measurement,
+    ModelResult,
+    Task,
+    TrialCounts,
+)
+
+from . import blobs, cost_models, devices, jobs, measurements
+from .cost_models import RankingRecord
+from .database import Database
+from .measurements import BestRecord, Outcome, Result
+from .upgrade import require_current, upgrade
+from .urls import normalise_url
+
+
+class TuningLog:
+    """Every method is one transaction, durable on return, callable from any thread.
+
+    Each raises LogUnavailable if the database refuses or vanishes, and Conflict if what is written
+    refers to something that the log does not have.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.url = database.url
+
+    @classmethod
+    def open(cls, url: str) -> TuningLog:
+        """Open a log; an empty database becomes one.
+
+        Raises BadRequest (no URL of ours, another program's tables), StaleSchema with the command
+        that helps, or LogUnavailable.
+        """
+        database = Database(normalise_url(url))
+        try:
+            require_current(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    @classmethod
+    def upgrade(cls, url: str) -> None:
+        """Bring an older log to this version; raises as ``open`` does."""
+        upgrade(normalise_url(url))
+
+    def close(self) -> None:
+        """Close every connection; any later call raises LogUnavailable."""
+        self._database.close()
+
+    # ------------------------------------------------------------------------- blobs
+
+    def put_blob(self, data: bytes) -> str:
+        """Keep a model or a package; returns its SHA-256."""
+        with self._database.write() as connection:
+            return blobs.put(connection, data)
+
+    def get_blob(self, sha256: str) -> bytes:
+        """The bytes of that name; raises NotFound."""
+        with self._database.read() as connection:
+            return blobs.get(connection, sha256)
+
+    def has_blob(self, sha256: str) -> bool:
+        """True if the bytes of that name are there."""
+        with self._database.read() as connection:
+            return blobs.has(connection, sha256)
+
+    # ------------------------------------------------------------------------- jobs
+
+    def add_job(self, spec: JobSpec, coordinator: str, embedded: bool) -> Job:
+        """Queue a job; ``embedded`` if it ends with the process that asked for it."""
+        with self._database.write() as connection:
+            return jobs.get(connection, jobs.add(connection, spec, coordinator, embedded))
+
+    def job(self, job_id: str) -> Job:
+        """One job; raises NotFound."""
+        with self._database.read() as connection:
+            return jobs.get(connection, job_id)
+
+    def jobs(self, limit: int = 100) -> list[Job]:
+        """The newest jobs first."""
+        with self._database.read() as connection:
+            return jobs.newest(connection, limit)
+
+    def save_job(self, job: Job) -> None:
+        """Keep a job's state, progress and result, and its heartbeat; raises NotFound."""
+        with self._database.write() as connection:
+            jobs.save(connection, job)
+
+    def touch_job(self, job_id: str) -> None:
+        """The heartbeat of the coordinator that runs the job; raises NotFound."""
+        with self._database.write() as connection:
+            jobs.touch(connection, job_id)
+
+    def unfinished_jobs(self, embedded: bool | None) -> list[Job]:
+        """Queued and running jobs, oldest first; None means embedded and not."""
+        with self._database.read() as connection:
+            return jobs.unfinished(connection, embedded)
+
+    def mark_interrupted(self, older_than_s: float) -> int:
+        """Unfinished embedded jobs silent for that long become INTERRUPTED; returns how many."""
+        with self._database.write() as connection:
+            return jobs.mark_interrupted(connection, older_than_s)
+
+    def spent_s(self, identity: str, except_job: str) -> float:
+        """Seconds that the other jobs of ``JobSpec.identity`` took."""
+        with self._database.read() as connection:
+            return jobs.spent_s(connection, identity, except_job)
+
+    def set_tasks(self, job_id: str, tasks: Sequence[Task]) -> None:
+        """Replace a job's tasks and keep their workloads; raises NotFound."""
+        with self._database.write() as connection:
+            jobs.set_tasks(connection, job_id, tasks)
+
+    def tasks(self, job_id: str) -> list[Task]:
+        """A job's tasks in their order."""
+        with self._database.read() as connection:
+            return jobs.tasks_of(connection, job_id)
+
+    # ------------------------------------------------------------------------- measurements
+
+    def record(
+        self,
+        job_id: str,
+        device_kind: str,
+        candidate: Candidate,
+        measurement: Measurement,
+        predicted_score: float | None = None,
+    ) -> bool:
+        """Append a measurement; False if it is there already.
+
+        One is known by its lease and candidate; one without a lease (it was never built) by its
+        job, kind of device and candidate. The workload must be among the tasks of some job. Raises
+        BadRequest if the measurement is not of this candidate.
+        """
+        result = (job_id, device_kind, candidate, measurement, predicted_score)
+        return self.record_many([result])[0]
+
+    def record_many(self, results: Sequence[Result]) -> list[bool]:
+        """``record`` for each tuple of its arguments, all of them or none."""
+        with self._database.write() as connection:
+            return measurements.record_many(connection, results)
+
+    def outcomes(self, workload_key: str, device_kind: str) -> list[Outcome]:
+        """Every record of a workload, oldest first: failures and the untuned program too."""
+        with self._database.read() as connection:
+            return measurements.outcomes(connection, workload_key, device_kind)
+
+    def measured(
+        self,
+        device_kind: str,
+        artifact_sha256: str,
+        tool_versions: Mapping[str, str] | None = None,
+    ) -> Measurement | None:
+        """The newest measurement of these exact bytes, if wanted only with these tool versions.
+
+        One that ended because the device was lost is no answer.
+        """
+        with self._database.read() as connection:
+            return measurements.measured(connection, device_kind, artifact_sha256, tool_versions)
+
+    def best(
+        self, workload_keys: Sequence[str], device_kind: str, tuned_only: bool = False
+    ) -> dict[str, BestRecord]:
+        """The fastest correct record of each workload that has one.
+
+        The untuned program is a candidate like any other unless ``tuned_only``.
+        """
+        with self._database.read() as connection:
+            return measurements.best(connection, workload_keys, device_kind, tuned_only)
+
+    def untuned_us(self, workload_keys: Sequence[str], device_kind: str) -> dict[str, float]:
+        """The fastest time of each untuned program that was measured, microseconds."""
+        with self._database.read() as connection:
+            return measurements.untuned_us(connection, workload_keys, device_kind)
+
+    def counts(self, workload_keys: Sequence[str], device_kind: str) -> TrialCounts:
+        """Candidates tried, each once, without the untuned; ok if any of its records is."""
+        with self._database.read() as connection:
+            return measurements.counts(connection, workload_keys, device_kind)
+
+    def trials_per_task(self, workload_keys: Sequence[str], device_kind: str) -> dict[str, int]:
+        """Candidates tried of each workload, each once, without the untuned."""
+        with self._database.read() as connection:
+            return measurements.trials_per_task(connection, workload_keys, device_kind)
+
+    # ------------------------------------------------------------------------- devices
+
+    def upsert_device(self, device: Device) -> None:
+        """Keep what a device says of itself, in place of what it said before."""
+        with self._database.write() as connection:
+            devices.upsert(connection, device)
+
+    def devices(self) -> list[Device]:
+        """Every device ever seen, by name."""
+        with self._database.read() as connection:
+            return devices.known(connection)
+
+    def device_measurements(self) -> dict[str, int]:
+        """How many measurements each device made, by its name."""
+        with self._database.read() as connection:
+            return measurements.per_device(connection)
+
+    # ------------------------------------------------------------------------- cost models
+
+    def add_cost_model(
+        self, device_kind: str, model_text: str, trained_on: int, scores: Mapping[str, float]
+    ) -> int:
+        """Keep a promoted model; returns its version. ``trained_on`` counts measurements."""
+        with self._database.write() as connection:
+            return cost_models.add(connection, device_kind, model_text, trained_on, scores)
+
+    def latest_cost_model(self, device_kind: str) -> tuple[int, str] | None:
+        """Version and text of the newest model for a kind of device."""
+        with self._database.read() as connection:
+            return cost_models.latest(connection, device_kind)
+
+    def add_ranking(
+        self,
+        job_id: str,
+        workload_key: str,
+        cost_model_version: int | None,
+        pairwise: float,
+        peak_at_1: float,
+        peak_at_5: float,
+        candidates: int,
+    ) -> None:
+        """Keep how well a batch was ordered before it was measured (by no model: version None)."""
+        ranking = RankingRecord(
+            workload_key, cost_model_version, pairwise, peak_at_1, peak_at_5, candidates
+        )
+        with self._database.write() as connection:
+            cost_models.add_ranking(connection, job_id, ranking)
+
+    def rankings(self, job_id: str) -> list[RankingRecord]:
+        """A job's batches, oldest first."""
+        with self._database.read() as connection:
+            return cost_models.rankings_of(connection, job_id)
+
+    # ------------------------------------------------------------------------- packages
+
+    def add_package(self, key: str, job_id: str, result: ModelResult, data: bytes) -> None:
+        """Keep a package under the hash of what it was made of; a second replaces the first."""
+        with self._database.write() as connection:
+            blobs.put_package(connection, key, job_id, result, data)
+
+    def package(self, key: str) -> tuple[ModelResult, bytes] | None:
+        """The package that was made of just this."""
+        with self._database.read() as connection:
+            found = blobs.find_package(connection, key)
+            return None if found is None else (found.result, blobs.get(connection, found.sha256))

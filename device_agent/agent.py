@@ -1,0 +1,222 @@
+"""The agent: dial in, take leases, report; reconnect for as long as it takes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+
+import grpc
+
+from device_agent import containment
+from device_agent.artifacts import ArtifactCache
+from device_agent.devices.cpu import describe_cpu
+from device_agent.lease_worker import LeaseWorker
+from device_agent.outbox import Outbox
+from device_agent.telemetry import read_telemetry
+from protos import convert, errors, farm_pb2, rpc
+from protos.farm_pb2_grpc import AgentGatewayStub
+from protos.records import (
+    PROTOCOL_VERSION,
+    Acknowledgement,
+    Artifact,
+    CancelLease,
+    Device,
+    Heartbeat,
+    Lease,
+    LeaseFinished,
+    Measurement,
+    ModelMeasurement,
+    Registered,
+    Registration,
+)
+
+log = logging.getLogger(__name__)
+
+FETCH_TIMEOUT_S = 120.0
+FIRST_DELAY_S = 0.25
+LONGEST_DELAY_S = 10.0
+JITTER = 0.5
+
+
+def reconnect_delay_s(attempt: int, chance: float) -> float:
+    """Seconds to wait before trying again; ``attempt`` counts from 0, ``chance`` is in [0, 1).
+
+    The jitter keeps a shelf of agents from dialling a restarted coordinator all at once.
+    """
+    delay_s = min(FIRST_DELAY_S * 2.0 ** min(attempt, 16), LONGEST_DELAY_S)
+    return delay_s * (1.0 - JITTER * chance)
+
+
+class _Session:
+    """One stream to the coordinator: what is to be sent waits in its queue."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.stub = AgentGatewayStub(channel)  # type: ignore[no-untyped-call]
+        self.registered = False
+        self.ended = threading.Event()
+        self._outgoing: queue.SimpleQueue[farm_pb2.AgentMessage | None] = queue.SimpleQueue()
+
+    def put(self, record: object) -> None:
+        """Queue a record for sending."""
+        self._outgoing.put(convert.to_agent_message(record))
+
+    def messages(self) -> Iterator[farm_pb2.AgentMessage]:
+        """The request stream, for gRPC's thread."""
+        while (message := self._outgoing.get()) is not None:
+            yield message
+
+    def beat(self, heartbeat_s: float, cpus: tuple[int, ...]) -> None:
+        """Say that we live until the session ends; for a thread of its own."""
+        while not self.ended.wait(heartbeat_s):
+            self.put(Heartbeat(read_telemetry(cpus)))
+
+    def end(self) -> None:
+        """Close the request stream and stop the heartbeat."""
+        self.ended.set()
+        self._outgoing.put(None)
+
+
+class Agent:
+    """One device's presence in a farm. ``run`` blocks until it is stopped or refused."""
+
+    def __init__(self, address: str, device: Device) -> None:
+        self._address = rpc.check_address(address)
+        self._device = device
+        self._outbox = Outbox()
+        self._lock = threading.Lock()  # orders what is sent anew against what is new
+        self._session: _Session | None = None
+        self.worker = LeaseWorker(device, ArtifactCache(self._fetch), self._report)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve the coordinator until ``stop`` is set, then kill what runs and return.
+
+        Raises BadRequest or Conflict if the coordinator refuses the registration. A coordinator
+        that does not answer is called again, with growing pauses.
+        """
+        self.worker.start()
+        attempt = 0
+        been_registered = False
+        try:
+            while not stop.is_set():
+                registered = self._attend(stop, been_registered)
+                been_registered = been_registered or registered
+                attempt = 0 if registered else attempt + 1
+                stop.wait(reconnect_delay_s(attempt, random.random()))
+        finally:
+            self.worker.close()
+
+    def _attend(self, stop: threading.Event, been_registered: bool) -> bool:
+        """Hold one session; whether it got as far as being registered."""
+        with rpc.channel(self._address) as channel:
+            session = _Session(channel)
+            try:
+                with rpc.client_errors("the session with the coordinator", self._address):
+                    self._converse(session, stop)
+                if not stop.is_set():
+                    log.info("device %s: the coordinator ended the session", self._device.name)
+            except (errors.BadRequest, errors.Conflict) as error:
+                # A coordinator that still holds our previous session will let go of it.
+                passing = been_registered and isinstance(error, errors.Conflict)
+                if not session.registered and not passing:
+                    raise
+                log.warning("device %s: the session ended: %s", self._device.name, error)
+            except errors.FarmError as error:
+                if not stop.is_set():
+                    log.warning("device %s: %s", self._device.name, error)
+            finally:
+                with self._lock:
+                    self._session = None
+                session.end()
+                self.worker.drop_all()
+            return session.registered
+
+    def _converse(self, session: _Session, stop: threading.Event) -> None:
+        session.put(Registration(PROTOCOL_VERSION, self._device))
+        call = session.stub.Session(session.messages())
+
+        def cancel_when_stopped() -> None:
+            while not stop.wait(0.2):
+                if session.ended.is_set():
+                    return
+            call.cancel()
+
+        threading.Thread(target=cancel_when_stopped, name="stop", daemon=True).start()
+        try:
+            for message in call:
+                self._receive(session, convert.from_gateway_message(message))
+        finally:
+            call.cancel()
+
+    def _receive(self, session: _Session, record: object) -> None:
+        if isinstance(record, Registered):
+            self._begin(session, record)
+        elif isinstance(record, Lease):
+            self.worker.submit(record)
+        elif isinstance(record, Acknowledgement):
+            self._outbox.acknowledge(record)
+        elif isinstance(record, CancelLease):
+            self.worker.cancel(record.lease_id)
+
+    def _begin(self, session: _Session, registered: Registered) -> None:
+        log.info("device %s: session %s", self._device.name, registered.session_id)
+        with self._lock:
+            session.registered = True
+            for result in self._outbox.pending():
+                session.put(result)
+            self._session = session
+        threading.Thread(
+            target=session.beat,
+            args=(registered.heartbeat_s, self._device.cpus),
+            name="heartbeat",
+            daemon=True,
+        ).start()
+
+    def _report(self, record: Measurement | ModelMeasurement | LeaseFinished) -> None:
+        with self._lock:
+            if not isinstance(record, LeaseFinished):
+                self._outbox.add(record)
+            if self._session is not None:
+                self._session.put(record)
+
+    def _fetch(self, artifact: Artifact) -> bytes:
+        """Ask the coordinator for bytes that it did not send; raises Unavailable or NotFound."""
+        with self._lock:
+            session = self._session
+        if session is None:
+            raise errors.Unavailable("the session ended before the artifact was fetched")
+        request = farm_pb2.FetchArtifactRequest(sha256=artifact.sha256)
+        data = bytearray()
+        with rpc.client_errors(f"fetching artifact {artifact.sha256[:12]}", self._address):
+            for chunk in session.stub.FetchArtifact(request, timeout=FETCH_TIMEOUT_S):
+                data += chunk.data
+                if len(data) > artifact.size_bytes:
+                    break  # the check that follows names it
+        return bytes(data)
+
+
+def run_agent(
+    coordinator: str,
+    name: str,
+    target_json: str | None,
+    cpus: Sequence[int] | None,
+    emulated: bool,
+    die_with_parent: bool,
+) -> int:
+    """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code.
+
+    ``die_with_parent``: be told to end when the thread that started this process ends. Raises
+    BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
+    ``Agent.run`` raises.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    if die_with_parent:
+        containment.die_with_parent(os.getppid(), signal.SIGTERM)
+    Agent(coordinator, describe_cpu(name, target_json, cpus, emulated)).run(stop)
+    return 0

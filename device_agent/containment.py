@@ -1,0 +1,126 @@
+"""What keeps a kernel from harming more than its own process.
+
+Everything here is best effort where the system may refuse it (no user namespaces, for example): a
+missing limit is logged and does not stop the farm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 1 << 20
+MAX_OPEN_FILES = 64
+STRAYS_TIMEOUT_S = 2.0
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        log.warning("prctl(%s) refused: %s", option, os.strerror(ctypes.get_errno()))
+
+
+def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
+    """Have this process signalled when the thread that started it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal_number)
+
+
+def count_threads() -> int:
+    """The threads of this process."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def become_subreaper() -> None:
+    """Inherit the orphans of our descendants, so that ``kill_strays`` can find them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def leave_network() -> bool:
+    """Move this process into a network namespace without interfaces; False if not allowed.
+
+    Must be called while the process has one thread.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    if _libc.unshare(_CLONE_NEWNET) == 0:
+        return True
+    if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWUSER) != 0:
+        return False
+    with contextlib.suppress(OSError):  # only to keep our name; no right depends on it
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return True
+
+
+def limit_this_process(cpu_s: float) -> None:
+    """Limits for a process that runs a kernel: small files, few of them, no more CPU than due."""
+    _limit(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
+    _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    _limit(resource.RLIMIT_CPU, max(1, int(cpu_s)))
+    protect_this_process()
+
+
+def protect_this_process() -> None:
+    """Limits for a process that runs a whole model: no core file, no swapping, no new rights."""
+    _limit(resource.RLIMIT_CORE, 0)
+    # What asks for more than the machine has is refused, before the machine swaps.
+    _limit(resource.RLIMIT_AS, psutil.virtual_memory().total + (1 << 30))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _limit(which: int, value: int) -> None:
+    _soft, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(which, (value, value))
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process group and its leader, whether or not the leader has made the group yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(leader, signal.SIGKILL)
+
+
+def kill_strays() -> int:
+    """Kill and reap every process that descends from this one; the number reaped.
+
+    For a process whose children have all done their work.
+    """
+    reaped = 0
+    deadline = time.monotonic() + STRAYS_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            pid, _status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return reaped
+        if pid:
+            reaped += 1
+            continue
+        for stray in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                stray.kill()
+        time.sleep(0.001)
+    log.error("processes that a kernel left behind can't be killed")
+    return reaped

@@ -1,0 +1,1 @@
+"""How a kind of device is described; one file per kind."""

@@ -1,0 +1,104 @@
+"""A model's examples (.npz: ``in<i>/<name>``, ``out<i>/<name>``) and when its outputs are right."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from protos import errors
+
+Array = np.ndarray[Any, Any]
+
+MAX_RELATIVE_ERROR = {"float64": 1e-3, "float32": 1e-3, "float16": 2e-2}
+"""Relative to the largest magnitude of the expected output. A model's float64 outputs come of
+float32 insides, so they are held to the same. Integers and booleans must be equal."""
+
+SMALLEST_RANGE = 1e-6
+
+_NAME = re.compile(r"(in|out)(\d+)/(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs and the outputs expected of them, by name."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ModelErrors:
+    """Largest errors over all outputs and examples; ``wrong`` names the first bad output."""
+
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+    wrong: str = ""
+
+
+def read_examples(data: bytes) -> list[Example]:
+    """The examples in order; raises BadRequest if the file is none of that."""
+    inputs: dict[int, dict[str, Array]] = {}
+    outputs: dict[int, dict[str, Array]] = {}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            for key in file.files:
+                match = _NAME.fullmatch(key)
+                if match is None:
+                    raise errors.BadRequest(f"an example is called {key!r}, not in0/… or out0/…")
+                side = inputs if match[1] == "in" else outputs
+                side.setdefault(int(match[2]), {})[match[3]] = file[key]
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise errors.BadRequest(f"the examples are no .npz file: {error}") from error
+    if not inputs or set(inputs) != set(outputs):
+        raise errors.BadRequest("the examples need inputs and expected outputs, in pairs")
+    return [Example(inputs[index], outputs[index]) for index in sorted(inputs)]
+
+
+def compare_model(
+    expected: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]]
+) -> ModelErrors:
+    """What a variant answered on every example against what was expected of it."""
+    max_abs = max_rel = 0.0
+    wrong = ""
+    for index, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
+        for name, reference in wanted.items():
+            found = _compare_output(reference, got.get(name))
+            max_abs = max(max_abs, found.max_abs_error)
+            max_rel = max(max_rel, found.max_rel_error)
+            if found.wrong and not wrong:
+                wrong = f"output {name!r} of example {index} {found.wrong}"
+    return ModelErrors(max_abs, max_rel, wrong)
+
+
+def _compare_output(reference: Array, output: Array | None) -> ModelErrors:
+    infinite = float("inf")
+    if output is None:
+        return ModelErrors(infinite, infinite, "is missing")
+    if output.shape != reference.shape:
+        shapes = f"{list(output.shape)}, not {list(reference.shape)}"
+        return ModelErrors(infinite, infinite, f"has the shape {shapes}")
+    if reference.size == 0:
+        return ModelErrors()
+    wanted, got = reference.astype(np.float64), output.astype(np.float64)
+    same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(wanted - got)
+    difference[same] = 0.0
+    largest = infinite if np.isnan(difference).any() else float(difference.max())
+    finite = wanted[np.isfinite(wanted)]
+    magnitude = max(float(np.abs(finite).max()) if finite.size else 0.0, SMALLEST_RANGE)
+    relative = largest / magnitude
+    tolerance = MAX_RELATIVE_ERROR.get(reference.dtype.name, 0.0)
+    if relative <= tolerance:
+        return ModelErrors(largest, relative)
+    return ModelErrors(
+        largest,
+        relative,
+        f"differs by {relative:.3g} of its range (at most {tolerance:g} is right)",
+    )

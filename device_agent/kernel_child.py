@@ -1,0 +1,130 @@
+"""What happens inside the forked child: load, run once, hand the outputs over, time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from device_agent import containment, inputs, timing
+from device_agent.runtime import Kernel, Runtime, aligned_empty
+from protos.records import EvaluatorConfig, MeasurementStatus, TensorSpec
+
+Array = np.ndarray[Any, Any]
+
+MAX_ERROR_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class ChildTask:
+    """One kernel to run. ``handed_over`` is memory that the parent sees too, one per output."""
+
+    artifact: bytes
+    cpus: tuple[int, ...]
+    num_threads: int
+    inputs: Sequence[Array]
+    outputs: Sequence[TensorSpec]
+    poison_bytes: Sequence[int]
+    handed_over: Sequence[Array]
+    evaluator: EvaluatorConfig
+    best_us: float = 0.0
+    timed: bool = True
+
+
+def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
+    """The child's answer: ``status``, ``error``, ``repeats_s``, ``threads``."""
+    started = time.monotonic()
+    runtime.pin(task.cpus, task.num_threads)
+    try:
+        loaded = runtime.load(task.artifact)
+    except Exception as error:  # whatever the linker says of an artifact is data
+        return _failed(MeasurementStatus.LOAD_ERROR, error)
+    outputs = [aligned_empty(spec) for spec in task.outputs]
+    for output, byte in zip(outputs, task.poison_bytes, strict=True):
+        inputs.poison(output, byte)
+    try:
+        kernel = runtime.bind(loaded, [*task.inputs, *outputs])
+        first_s = _seconds(kernel.run)
+        for output, shared in zip(outputs, task.handed_over, strict=True):
+            np.copyto(shared, output)
+        repeats_s = time_kernel(kernel, task, first_s, started) if task.timed else (first_s,)
+    except Exception as error:  # the kernel's own checks, on its shapes for example
+        return _failed(MeasurementStatus.CRASHED, error)
+    return {
+        "status": MeasurementStatus.OK.name,
+        "error": "",
+        "repeats_s": list(repeats_s),
+        "threads": containment.count_threads(),
+    }
+
+
+def time_kernel(
+    kernel: Kernel, task: ChildTask, first_s: float, started: float
+) -> tuple[float, ...]:
+    """Seconds per run of every repeat; a single one if more would be wasted or too long.
+
+    ``started`` is when this task began, on ``time.monotonic``'s clock.
+    """
+    config = task.evaluator
+    if timing.is_hopeless(config, task.best_us, first_s, first=True):
+        return (first_s,)
+    left_s = config.timeout_s - (time.monotonic() - started)
+    if first_s > left_s * timing.SAFETY:
+        return (first_s,)
+    warm_s = _seconds(kernel.run)
+    if timing.is_hopeless(config, task.best_us, warm_s, first=False):
+        return (warm_s,)
+    left_s = config.timeout_s - (time.monotonic() - started)
+    plan = timing.plan(config, warm_s, left_s)
+    if plan is None:
+        return (warm_s,)
+    return kernel.evaluate(plan.number, plan.repeat, plan.min_repeat_ms, plan.flush_bytes)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _failed(status: MeasurementStatus, error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split())[:MAX_ERROR_CHARACTERS]
+    return {
+        "status": status.name,
+        "error": f"{type(error).__name__}: {text}",
+        "repeats_s": [],
+        "threads": 0,
+    }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A child's answer after it has been checked."""
+
+    status: MeasurementStatus
+    error: str
+    repeats_s: tuple[float, ...]
+    threads: int
+
+
+def parse_answer(fields: Mapping[str, Any] | Any) -> Answer:
+    """Check what a child said; raises ValueError if it is no complete answer."""
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    try:
+        status = MeasurementStatus[fields["status"]]
+        error, repeats, threads = fields["error"], fields["repeats_s"], fields["threads"]
+    except (KeyError, TypeError) as problem:
+        raise ValueError(f"incomplete: {problem}") from problem
+    if not isinstance(error, str) or not isinstance(repeats, list) or not isinstance(threads, int):
+        raise ValueError("fields of the wrong type")
+    for repeat in repeats:
+        if not isinstance(repeat, float) or not math.isfinite(repeat) or repeat <= 0:
+            raise ValueError(f"{repeat!r} is no time")
+    if status is MeasurementStatus.OK and not repeats:
+        raise ValueError("no repeats")
+    return Answer(status, error, tuple(repeats), threads)

@@ -1,0 +1,219 @@
+"""Executes leases, one after the other, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from device_agent.artifacts import ArtifactCache
+from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
+from device_agent.model_runner import ModelRunner
+from device_agent.telemetry import read_telemetry
+from protos import errors, host_lock
+from protos.records import (
+    Circumstances,
+    Device,
+    EvaluatorConfig,
+    KernelWork,
+    Lease,
+    LeaseFinished,
+    Measurement,
+    ModelMeasurement,
+    ModelWork,
+    Telemetry,
+    Trial,
+)
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Measurement | ModelMeasurement | LeaseFinished], None]
+
+JOIN_TIMEOUT_S = 1.0
+
+
+@dataclass
+class _Held:
+    """A lease that has arrived; ``dropped`` once nobody waits for the rest of it."""
+
+    lease: Lease
+    arrived: float = field(default_factory=time.monotonic)
+    dropped: threading.Event = field(default_factory=threading.Event)
+
+    def expired(self) -> bool:
+        expires_s = self.lease.expires_s
+        return expires_s > 0 and time.monotonic() > self.arrived + expires_s
+
+
+class LeaseWorker:
+    """Takes leases in order and reports every result as soon as it is there.
+
+    The next lease waits here while the current one runs, so the device is never idle for a round
+    trip. ``report`` is called from the worker's thread.
+    """
+
+    def __init__(self, device: Device, artifacts: ArtifactCache, report: Report) -> None:
+        self._device = device
+        self._artifacts = artifacts
+        self._report = report
+        self.kernels = KernelRunner(device)
+        self._models = ModelRunner(device)
+        self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._held: dict[str, _Held] = {}
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, name=f"leases of {device.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to take leases."""
+        self._thread.start()
+
+    def submit(self, lease: Lease) -> None:
+        """Queue a lease."""
+        held = _Held(lease)
+        with self._lock:
+            self._held[lease.lease_id] = held
+        self._queue.put(held)
+
+    def cancel(self, lease_id: str) -> None:
+        """Drop the trials of a lease that have not begun; unknown names are ignored."""
+        with self._lock:
+            held = self._held.get(lease_id)
+        if held is not None:
+            held.dropped.set()
+
+    def drop_all(self) -> None:
+        """Cancel every lease: their session is over."""
+        with self._lock:
+            for held in self._held.values():
+                held.dropped.set()
+
+    def close(self) -> None:
+        """Kill what runs and end the thread, within about two seconds."""
+        self._closed.set()
+        self.drop_all()
+        self._queue.put(None)
+        self.kernels.close()
+        self._models.close()
+        if self._thread.is_alive():
+            self._thread.join(JOIN_TIMEOUT_S)
+
+    def _work(self) -> None:
+        while (held := self._queue.get()) is not None and not self._closed.is_set():
+            lease = held.lease
+            error = ""
+            try:
+                self._execute(held)
+            except errors.FarmError as failure:
+                error = str(failure)
+            except Exception as failure:
+                # A defect of ours must not take the device from the farm.
+                log.exception("lease %s of job %s", lease.lease_id, lease.job_id)
+                error = f"a defect of the agent: {type(failure).__name__}: {failure}"
+            with self._lock:
+                if self._held.get(lease.lease_id) is held:
+                    del self._held[lease.lease_id]
+            if self._closed.is_set():
+                return
+            if error:
+                log.warning("lease %s of job %s: %s", lease.lease_id, lease.job_id, error)
+            self._report(LeaseFinished(lease.lease_id, error))
+
+    def _execute(self, held: _Held) -> None:
+        if held.dropped.is_set():
+            return
+        if held.lease.kernel is not None:
+            self._execute_kernels(held, held.lease.kernel)
+        elif held.lease.model is not None:
+            self._execute_model(held.lease, held.lease.model)
+
+    def _execute_kernels(self, held: _Held, work: KernelWork) -> None:
+        for artifact in (work.reference, *(trial.artifact for trial in work.trials)):
+            self._artifacts.keep(artifact)
+        reference = self._artifacts.get(work.reference)
+        for trial in work.trials:
+            if held.dropped.is_set() or self._closed.is_set():
+                return
+            if held.expired():
+                raise LeaseFailedError("the lease expired before it was done")
+            data = self._artifacts.get(trial.artifact)
+            measurement = self._measure(held.lease, work, trial, reference, data)
+            if self._closed.is_set():
+                return  # what we killed ourselves says nothing of the candidate
+            self._report(measurement)
+
+    def _measure(
+        self, lease: Lease, work: KernelWork, trial: Trial, reference: bytes, data: bytes
+    ) -> Measurement:
+        before = read_telemetry(self._device.cpus)
+        outcome, waited_s = self._run(work, reference, data)
+        log.debug(
+            "job %s lease %s candidate %s: %s %s",
+            lease.job_id,
+            lease.lease_id,
+            trial.candidate_key[:12],
+            outcome.status.name,
+            outcome.error,
+        )
+        return Measurement(
+            workload_key=work.workload_key,
+            candidate_key=trial.candidate_key,
+            status=outcome.status,
+            lease_id=lease.lease_id,
+            artifact_sha256=trial.artifact.sha256,
+            repeats_s=outcome.repeats_s,
+            error=outcome.error,
+            max_abs_error=outcome.max_abs_error,
+            circumstances=self._circumstances(
+                work.evaluator, self._device.num_threads, before, waited_s, outcome.busy_s
+            ),
+        )
+
+    def _run(self, work: KernelWork, reference: bytes, data: bytes) -> tuple[Outcome, float]:
+        """The outcome, and the seconds waited for those who build on this host."""
+        for _attempt in range(2):  # the zygote may have dropped the workload, or be a new one
+            if not self.kernels.is_prepared(work):
+                with host_lock.working():
+                    self.kernels.prepare(work, reference)
+            with host_lock.timing(self._device.cpus) as waited_s:
+                if self._closed.is_set():
+                    raise LeaseFailedError("the agent is shutting down")
+                outcome = self.kernels.measure(work, data)
+            if outcome is not None:
+                return outcome, waited_s
+        raise LeaseFailedError("the kernel process forgets its workload again and again")
+
+    def _execute_model(self, lease: Lease, work: ModelWork) -> None:
+        before = read_telemetry(self._device.cpus)
+        run = self._models.run(work, self._artifacts.get)
+        circumstances = self._circumstances(
+            work.evaluator, work.num_threads, before, run.lock_wait_s, run.busy_s
+        )
+        if not self._closed.is_set():
+            self._report(ModelMeasurement(lease.lease_id, run.variants, circumstances))
+
+    def _circumstances(
+        self,
+        evaluator: EvaluatorConfig,
+        num_threads: int,
+        before: Telemetry,
+        lock_wait_s: float,
+        busy_s: float,
+    ) -> Circumstances:
+        return Circumstances(
+            device=self._device.name,
+            tool_versions=self._device.tool_versions,
+            evaluator=evaluator,
+            num_threads=num_threads,
+            cpus=self._device.cpus,
+            emulated=self._device.emulated,
+            before=before,
+            after=read_telemetry(self._device.cpus),
+            lock_wait_s=lock_wait_s,
+            busy_s=busy_s,
+        )

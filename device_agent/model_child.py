@@ -1,0 +1,163 @@
+"""One variant of a model in a process of its own, asked in frames by ``model_runner``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import stat
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from device_agent import containment, examples, timing
+from device_agent.frames import read_frame, write_frame
+
+Array = np.ndarray[Any, Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+MAX_UNPACKED_BYTES = 4 << 30
+
+
+class LoadError(Exception):
+    """The variant can't be loaded here; the message says why."""
+
+
+def unzip(archive: Path, directory: Path) -> None:
+    """Unpack a wheel; raises LoadError for one that would write elsewhere, or too much."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            if sum(member.file_size for member in file.infolist()) > MAX_UNPACKED_BYTES:
+                raise LoadError(f"the package is larger than {MAX_UNPACKED_BYTES >> 30} GiB")
+            for member in file.infolist():
+                path = PurePosixPath(member.filename)
+                link = stat.S_ISLNK(member.external_attr >> 16)
+                if path.is_absolute() or ".." in path.parts or "\\" in member.filename or link:
+                    raise LoadError(f"the package has a file that leaves it: {member.filename!r}")
+            file.extractall(directory)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise LoadError(f"the package is no wheel: {error}") from error
+
+
+def load_package(archive: Path, directory: Path, num_threads: int) -> Run:
+    """``Model(num_threads=…).run`` of the wheel's only top-level module."""
+    unzip(archive, directory)
+    names = [
+        name
+        for path in directory.glob("*.dist-info/top_level.txt")
+        for name in path.read_text().split()
+    ]
+    if len(names) != 1 or not names[0].isidentifier():
+        raise LoadError(f"the package must have one top-level module, and has {names}")
+    sys.path.insert(0, str(directory))
+    run: Run = importlib.import_module(names[0]).Model(num_threads=num_threads).run
+    return run
+
+
+def load_onnxruntime(path: Path, num_threads: int) -> Run:
+    """The model in ONNX Runtime on the CPU."""
+    try:
+        engine = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise LoadError("onnxruntime is not installed on this device") from error
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    session = engine.InferenceSession(
+        str(path), sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def repeat(run: Run, inputs: Mapping[str, Array], number: int, min_repeat_ms: int) -> float:
+    """One repeat: seconds per run over at least ``number`` runs and ``min_repeat_ms``."""
+    started = time.perf_counter()
+    runs = 0
+    while True:
+        run(inputs)
+        runs += 1
+        elapsed = time.perf_counter() - started
+        if runs >= number and elapsed * 1e3 >= min_repeat_ms:
+            return elapsed / runs
+
+
+class ModelChild:
+    """Answers ``load``, ``check`` and ``repeat`` requests."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._run: Run | None = None
+        self._inputs: list[Mapping[str, Array]] = []
+        self._last_s = 0.0
+
+    def answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        """The header and blobs of the answer; raises what loading or running raises."""
+        if header["op"] == "load":
+            load = load_onnxruntime if header["engine"] == "onnxruntime" else self._load_package
+            self._run = load(Path(header["artifact"]), int(header["num_threads"]))
+            read = examples.read_examples(Path(header["examples"]).read_bytes())
+            self._inputs = [example.inputs for example in read]
+            return {"op": "loaded"}, []
+        assert self._run is not None, "asked to run before it was asked to load"
+        if header["op"] == "check":
+            return self._check(self._run)
+        if timing.needs_warm_up(self._last_s):
+            self._run(self._inputs[0])
+        self._last_s = repeat(
+            self._run, self._inputs[0], int(header["number"]), int(header["min_repeat_ms"])
+        )
+        return {"op": "repeated", "seconds": self._last_s}, []
+
+    def _load_package(self, artifact: Path, num_threads: int) -> Run:
+        unpacked = self._directory / "package"
+        unpacked.mkdir()
+        return load_package(artifact, unpacked, num_threads)
+
+    def _check(self, run: Run) -> tuple[dict[str, Any], list[bytes]]:
+        described: list[list[Any]] = []
+        blobs: list[bytes] = []
+        for index, inputs in enumerate(self._inputs):
+            started = time.perf_counter()
+            outputs = run(inputs)
+            self._last_s = time.perf_counter() - started
+            for name, value in outputs.items():
+                array = np.ascontiguousarray(value)
+                described.append([index, name, array.dtype.name, list(np.shape(value))])
+                blobs.append(array.tobytes())
+        return {"op": "checked", "outputs": described}, blobs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one ``model_runner``; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m device_agent.model_child")
+    parser.add_argument("--cpus", required=True)
+    parser.add_argument("--parent", required=True, type=int)
+    options = parser.parse_args(arguments)
+    containment.die_with_parent(options.parent)
+    requests, answers = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(2, 1)  # what a model prints must not get between the frames
+    os.sched_setaffinity(0, [int(cpu) for cpu in options.cpus.split(",")])
+    containment.leave_network()
+    containment.protect_this_process()
+    child = ModelChild(Path.cwd())
+    while (frame := read_frame(requests)) is not None:
+        try:
+            header, blobs = child.answer(frame.header)
+        except Exception as error:  # whatever a model raises is data
+            text = (
+                str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+            )
+            header, blobs = {"op": "failed", "error": " ".join(text.split())[:600]}, []
+        write_frame(answers, header, blobs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

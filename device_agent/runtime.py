@@ -1,0 +1,142 @@
+"""TVM's runtime without TVM's Python package: find it, load it, load kernels into it.
+
+``tvm_ffi`` and ``tvm_ffi_orcjit`` are imported inside ``load_runtime`` only: it belongs into the
+zygote and its children, never into the process that speaks gRPC.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protos import errors
+from protos.records import TensorSpec
+
+log = logging.getLogger(__name__)
+
+RUNTIME_ENVIRONMENT = "TUNEFARM_TVM_RUNTIME"
+LIBRARY = "libtvm_runtime.so"
+ALIGNMENT_BYTES = 64
+"""What TVM's generated code assumes of a buffer; NumPy gives 16."""
+
+_CPU_DEVICE_TYPE = 1
+_ONE_CORE_PER_THREAD = -2  # threading::ThreadGroup::kSpecifyOneCorePerThread
+_LIMIT_ZERO_TIME_ITERATIONS = 100
+
+
+def find_runtime() -> Path:
+    """The runtime library; raises Unavailable with what to do if there is none."""
+    configured = os.environ.get(RUNTIME_ENVIRONMENT)
+    if configured:
+        path = Path(configured)
+        if path.is_file():
+            return path
+        raise errors.Unavailable(f"{RUNTIME_ENVIRONMENT}={configured} is not a file")
+    try:
+        spec = importlib.util.find_spec("tvm")  # finds a top-level package without importing it
+    except (ImportError, ValueError):
+        spec = None
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(place) / "lib" / LIBRARY
+        if path.is_file():
+            return path
+    raise errors.Unavailable(
+        f"{LIBRARY} is not on this device. Unzip tvm/lib/{LIBRARY} from the apache-tvm wheel for "
+        f"this architecture and set {RUNTIME_ENVIRONMENT} to the file, or pip install apache-tvm"
+    )
+
+
+def aligned_empty(spec: TensorSpec) -> np.ndarray[Any, Any]:
+    """An uninitialised array at an address that TVM's code accepts."""
+    dtype = np.dtype(spec.dtype)
+    size_bytes = int(np.prod(spec.shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    return raw[start : start + size_bytes].view(dtype).reshape(spec.shape)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loaded artifact with its arguments, ready to run."""
+
+    run: Callable[[], object]
+    evaluate: Callable[[int, int, int, int], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a process needs to run kernels; made once, before the first fork."""
+
+    ffi: Any
+    session: Any
+    time_evaluator: Any
+    config_threadpool: Any
+
+    def pin(self, cpus: Sequence[int], num_threads: int) -> None:
+        """Give each of TVM's threads a CPU of its own, this thread the first.
+
+        By itself TVM pins its pool to the first CPUs of the machine, whatever this process is
+        bound to. Creates the pool: call it after the fork.
+        """
+        chosen = sorted(cpus)[:num_threads]
+        self.config_threadpool(_ONE_CORE_PER_THREAD, num_threads, [str(cpu) for cpu in chosen])
+        os.sched_setaffinity(0, chosen[:1])
+
+    def load(self, artifact: bytes) -> Any:
+        """The function ``main`` of an object file; raises what the linker raises."""
+        module = self.session.load_module(artifact, cxx="nocxx")
+        return module, module["main"]
+
+    def bind(self, loaded: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> Kernel:
+        """The loaded function on these arrays."""
+        module, main = loaded
+        args = [self.ffi.from_dlpack(array, require_alignment=ALIGNMENT_BYTES) for array in arrays]
+
+        def evaluate(
+            number: int, repeat: int, min_repeat_ms: int, flush_bytes: int
+        ) -> tuple[float, ...]:
+            evaluator = self.time_evaluator(
+                module,
+                "main",
+                _CPU_DEVICE_TYPE,
+                0,
+                number,
+                repeat,
+                min_repeat_ms,
+                _LIMIT_ZERO_TIME_ITERATIONS,
+                0,  # cool-down, milliseconds
+                1,  # repeats between cool-downs
+                flush_bytes,
+                "",
+            )
+            return struct.unpack(f"@{repeat}d", evaluator(*args))
+
+        return Kernel(run=lambda: main(*args), evaluate=evaluate)
+
+
+def load_runtime() -> Runtime:
+    """Load TVM's runtime into this process; raises Unavailable if it is not on this device."""
+    library = find_runtime()
+    try:
+        import tvm_ffi  # first: the library needs its symbols
+        import tvm_ffi_orcjit
+    except ImportError as error:
+        raise errors.Unavailable(
+            f"{error.name} is not installed on this device: pip install 'tunefarm[agent]'"
+        ) from error
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    return Runtime(
+        tvm_ffi,
+        tvm_ffi_orcjit.default_session(),
+        tvm_ffi.get_global_func("runtime.RPCTimeEvaluator"),
+        tvm_ffi.get_global_func("runtime.config_threadpool"),
+    )

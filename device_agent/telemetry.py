@@ -1,0 +1,93 @@
+"""What the device says of itself before and after a measurement; a missing signal is None."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from protos.records import Telemetry
+
+SYS = Path("/sys")
+VCGENCMD_TIMEOUT_S = 1.0
+
+
+def read_telemetry(cpus: Sequence[int], sys_root: Path = SYS) -> Telemetry:
+    """The signals of the CPUs that the kernels run on. Never raises."""
+    return Telemetry(
+        temperature_c=_temperature_c(sys_root),
+        frequency_mhz=_frequency_mhz(cpus, sys_root),
+        governor=_text(sys_root / f"devices/system/cpu/cpu{min(cpus)}/cpufreq/scaling_governor")
+        if cpus
+        else None,
+        load_1m=_load_1m(),
+        throttled=_throttled(),
+    )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(_text(path) or "")
+    except ValueError:
+        return None
+
+
+def _temperature_c(sys_root: Path) -> float | None:
+    """The hottest zone: a throttling governor looks at that one."""
+    zones = sorted((sys_root / "class/thermal").glob("thermal_zone*/temp"))
+    readings = [reading for zone in zones if (reading := _number(zone)) is not None]
+    return max(readings) / 1e3 if readings else None
+
+
+def _frequency_mhz(cpus: Sequence[int], sys_root: Path) -> float | None:
+    folder = sys_root / "devices/system/cpu"
+    readings = [
+        reading / 1e3
+        for cpu in cpus
+        if (reading := _number(folder / f"cpu{cpu}/cpufreq/scaling_cur_freq")) is not None
+    ]
+    if readings:
+        return sum(readings) / len(readings)
+    with contextlib.suppress(Exception):  # psutil parses files that differ from board to board
+        frequency = psutil.cpu_freq()
+        return float(frequency.current) if frequency and frequency.current else None
+    return None
+
+
+def _load_1m() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+@functools.cache
+def _vcgencmd() -> str | None:
+    return shutil.which("vcgencmd")
+
+
+def _throttled() -> str | None:
+    """A Raspberry Pi's word, such as ``0x50005``: bits 0–3 are now, 16–19 since it started."""
+    command = _vcgencmd()
+    if command is None:
+        return None
+    try:
+        answer = subprocess.run(
+            [command, "get_throttled"], capture_output=True, text=True, timeout=VCGENCMD_TIMEOUT_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip().removeprefix("throttled=") or None

@@ -1,0 +1,161 @@
+"""The workloads that a zygote keeps ready: seeded inputs and the reference's outputs."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from device_agent import inputs
+from device_agent.runtime import ALIGNMENT_BYTES, aligned_empty
+from protos.records import KernelWork, TensorSpec, canonical_json, sha256_hex
+
+Array = np.ndarray[Any, Any]
+
+MAX_WORKLOADS = 8
+MAX_CACHED_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """What the inputs and the truth of a workload depend on."""
+
+    args: tuple[TensorSpec, ...]
+    num_outputs: int
+    input_seed: int
+    reference_sha256: str
+
+    @staticmethod
+    def of(work: KernelWork) -> WorkloadSpec:
+        """That of a lease's work."""
+        return WorkloadSpec(work.args, work.num_outputs, work.input_seed, work.reference.sha256)
+
+    @staticmethod
+    def from_header(fields: dict[str, Any]) -> WorkloadSpec:
+        """Read what ``to_header`` wrote."""
+        return WorkloadSpec(
+            tuple(TensorSpec(tuple(shape), dtype) for shape, dtype in fields["args"]),
+            int(fields["num_outputs"]),
+            int(fields["input_seed"]),
+            str(fields["reference_sha256"]),
+        )
+
+    def to_header(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "args": [[list(spec.shape), spec.dtype] for spec in self.args],
+            "num_outputs": self.num_outputs,
+            "input_seed": self.input_seed,
+            "reference_sha256": self.reference_sha256,
+        }
+
+    @property
+    def key(self) -> str:
+        """One text per value."""
+        return sha256_hex(canonical_json(self.to_header()).encode())
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Those before the outputs."""
+        return self.args[: len(self.args) - self.num_outputs]
+
+    @property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """The last ``num_outputs``."""
+        return self.args[len(self.args) - self.num_outputs :]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Ready to check candidates: private memory, so that no child can change it."""
+
+    spec: WorkloadSpec
+    inputs: tuple[Array, ...]
+    reference: tuple[Array, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return sum(array.nbytes for array in (*self.inputs, *self.reference))
+
+
+def seeded_inputs(spec: WorkloadSpec) -> tuple[Array, ...]:
+    """The inputs, aligned for TVM's code."""
+    arrays = []
+    for index, tensor in enumerate(spec.input_specs):
+        array = aligned_empty(tensor)
+        np.copyto(array, inputs.make_input(tensor, spec.input_seed, index))
+        arrays.append(array)
+    return tuple(arrays)
+
+
+def private_copy(array: Array) -> Array:
+    """The same values where children can't write."""
+    copy = aligned_empty(TensorSpec(array.shape, array.dtype.name))
+    np.copyto(copy, array)
+    return copy
+
+
+def shared_outputs(specs: Sequence[TensorSpec]) -> list[Array]:
+    """Arrays that a forked child writes and the parent reads."""
+    arrays: list[Array] = []
+    for spec in specs:
+        dtype = np.dtype(spec.dtype)
+        count = int(np.prod(spec.shape, dtype=np.int64))
+        memory = mmap.mmap(-1, max(count * dtype.itemsize, ALIGNMENT_BYTES))
+        arrays.append(np.frombuffer(memory, dtype, count).reshape(spec.shape))
+    return arrays
+
+
+class WorkloadCache:
+    """The least recently used goes first; the newest stays, however large it is."""
+
+    def __init__(
+        self, max_workloads: int = MAX_WORKLOADS, max_bytes: int = MAX_CACHED_BYTES
+    ) -> None:
+        self._max_workloads = max_workloads
+        self._max_bytes = max_bytes
+        self._workloads: OrderedDict[str, Workload] = OrderedDict()
+
+    def get(self, key: str) -> Workload | None:
+        """The workload, which is then the most recently used one."""
+        workload = self._workloads.get(key)
+        if workload is not None:
+            self._workloads.move_to_end(key)
+        return workload
+
+    def add(self, workload: Workload) -> None:
+        """Keep it, and drop others to make room."""
+        self._workloads[workload.spec.key] = workload
+        self._workloads.move_to_end(workload.spec.key)
+        while len(self._workloads) > 1 and (
+            len(self._workloads) > self._max_workloads
+            or sum(kept.size_bytes for kept in self._workloads.values()) > self._max_bytes
+        ):
+            self._workloads.popitem(last=False)
+
+
+def first_wrong(reference: Sequence[Array], outputs: Sequence[Array]) -> tuple[float, str]:
+    """Largest absolute error over all outputs, and what is wrong (empty if nothing is)."""
+    largest, wrong = 0.0, ""
+    for index, (expected, output) in enumerate(zip(reference, outputs, strict=True)):
+        comparison = inputs.compare(expected, output)
+        largest = max(largest, comparison.max_abs_error)
+        if not comparison.ok and not wrong:
+            wrong = (
+                f"output {index} ({expected.dtype.name}{list(expected.shape)}) differs from the "
+                f"reference by up to {comparison.max_abs_error:.3g}"
+            )
+    return largest, wrong
+
+
+def decode_line(answer: bytes, parse: Callable[[Any], Any]) -> Any:
+    """Parse the one line of JSON that a child answers; raises ValueError for anything else."""
+    if not answer.endswith(b"\n") or answer.count(b"\n") != 1:
+        raise ValueError("not one line")
+    return parse(json.loads(answer))

@@ -1,0 +1,204 @@
+"""Where a log is, whether its schema is ours, and how an older one is brought up."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
+from coordinator.tuning_log.schema import metadata
+from protos.errors import BadRequest, StaleSchema
+from protos.records import Candidate, JobState, Measurement, MeasurementStatus, TrialCounts
+
+pytest_plugins = ("tests.postgres",)
+
+FIRST_REVISION = Path(__file__).with_name("test_tuning_log_0001.sql")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/log.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def execute(url: str, *statements: str) -> None:
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+            for statement in statements:
+                database.execute(statement)
+        database.close()
+    else:
+        with psycopg.connect(url) as server:
+            for statement in statements:
+                server.execute(statement.encode())
+
+
+# ---------------------------------------------------------------------------------- URLs
+
+
+def test_what_people_write_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    absolute = f"sqlite:///{tmp_path}/log.db"
+    for text in ("log.db", "./log.db", "sqlite:///log.db", str(tmp_path / "log.db"), absolute):
+        assert Path(normalise_url(text).removeprefix("sqlite:///")) == tmp_path / "log.db"
+    assert normalise_url("~/log.db") == f"sqlite:///{tmp_path}/home/log.db"
+    expected = "postgresql+psycopg://me:p%40ss@host:5433/farm"
+    for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        assert normalise_url(f"{scheme}://me:p%40ss@host:5433/farm") == expected
+    assert normalise_url(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "a\0b",
+        "mysql://me:hunter2@host/farm",
+        "postgresql+asyncpg://me:hunter2@host/farm",
+        "postgresql://me:hunter2@host:port/farm",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///log.db?mode=ro",
+        "://hunter2",
+        "/",
+    ],
+)
+def test_anything_else_is_refused_with_what_to_do(text: str) -> None:
+    with pytest.raises(BadRequest, match="give") as caught:
+        normalise_url(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_passwords_are_never_shown() -> None:
+    shown = display_url("postgresql://me:hunter2@host/farm?sslpassword=hunter2&sslmode=require")
+    assert "hunter2" not in shown
+    assert "me:***@host/farm" in shown
+    assert "sslmode=require" in shown
+
+
+def test_the_default_is_in_the_users_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert default_url() == f"sqlite:///{tmp_path}/.local/share/tunefarm/log.db"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    assert default_url() == f"sqlite:///{tmp_path}/xdg/tunefarm/log.db"
+    monkeypatch.setenv("TUNEFARM_LOG", "postgresql://host/farm")
+    assert default_url() == "postgresql+psycopg://host/farm"
+
+
+@pytest.mark.parametrize("name", ["plain.db", "a b%20c?d#é.db"])
+def test_a_new_file_is_made_with_its_folders(tmp_path: Path, name: str) -> None:
+    log = TuningLog.open(str(tmp_path / "new" / "folder" / name))
+    again = TuningLog.open(log.url)
+    again.close()
+    log.close()
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == [name]
+
+
+def test_a_sqlite_log_is_durable_and_checks_its_references(tmp_path: Path) -> None:
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    with log._database.read() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    log.close()
+    assert found == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 30_000,
+    }
+
+
+# ---------------------------------------------------------------------------------- revisions
+
+
+def test_the_revisions_lead_to_the_schema(url: str) -> None:
+    TuningLog.open(url).close()
+    engine = sa.create_engine(normalise_url(url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_a_newer_log_is_refused(url: str) -> None:
+    TuningLog.open(url).close()
+    execute(url, "UPDATE alembic_version SET version_num = 'f00d'")
+    with pytest.raises(StaleSchema, match="newer tunefarm"):
+        TuningLog.open(url)
+    with pytest.raises(StaleSchema, match="newer tunefarm"):
+        TuningLog.upgrade(url)
+
+
+def test_an_older_log_is_refused_with_the_command(url: str) -> None:
+    TuningLog.open(url).close()
+    execute(url, "DELETE FROM alembic_version")
+    with pytest.raises(StaleSchema) as caught:
+        TuningLog.open(url)
+    assert str(caught.value).endswith(
+        f"tunefarm log upgrade --log {display_url(normalise_url(url))}"
+    )
+
+
+def test_another_programs_database_is_left_alone(url: str) -> None:
+    execute(url, "CREATE TABLE photographs (id INTEGER)", "INSERT INTO photographs VALUES (1)")
+    for attempt in (TuningLog.open, TuningLog.upgrade):
+        with pytest.raises(BadRequest, match="another program"):
+            attempt(url)
+    execute(url, "INSERT INTO photographs VALUES (2)")
+
+
+def test_an_empty_database_can_be_upgraded_beforehand(url: str) -> None:
+    TuningLog.upgrade(url)
+    TuningLog.upgrade(url)
+    log = TuningLog.open(url)
+    assert log.jobs() == []
+    log.close()
+
+
+def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(FIRST_REVISION.read_text())
+    database.close()
+    TuningLog.upgrade(str(path))
+    log = TuningLog.open(str(path))
+
+    (job,) = log.jobs()
+    assert (job.state, job.spec.seed, job.elapsed_s) == (JobState.DONE, 7, 12.5)
+    assert job.spec.shapes["x"].dims == (1, 3, 48, 192)
+    assert job.tasks[0].tuned_us == 2000.0
+    assert job.result is not None
+    assert [task.name for task in log.tasks(job.job_id)] == ["fused_w1", "fused_w2"]
+    best = log.best(["w1", "w2"], "kind-a")
+    assert {key: record.latency_us for key, record in best.items()} == {"w1": 2000.0}
+    assert best["w1"].candidate == Candidate("w1", '["fast"]')
+    assert log.untuned_us(["w1"], "kind-a") == {"w1": 8000.0}
+    assert log.counts(["w1", "w2"], "kind-a") == TrialCounts(total=3, ok=1, failed=2)
+    fast = log.outcomes("w1", "kind-a")[1]
+    measurement = log.measured("kind-a", fast.artifact_sha256)
+    assert measurement is not None
+    assert measurement.circumstances is not None
+    assert measurement.circumstances.before.governor == "performance"
+    assert log.latest_cost_model("kind-a") == (1, "tree")
+    assert log.rankings(job.job_id)[0].peak_at_5 == 1.0
+    assert [device.name for device in log.devices()] == ["d1"]
+    package = log.package("package-key")
+    assert package is not None
+    assert package[1] == b"wheel"
+
+    candidate = Candidate("w2", "new")
+    new = Measurement("w2", candidate.key, MeasurementStatus.OK, "lease-9", repeats_s=(1e-3,))
+    assert log.record(job.job_id, "kind-a", candidate, new)
+    log.close()
