@@ -3,53 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
 W = TypeVar("W")
 
-_QUIET = {
+_LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",  # the farm calls nobody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "1",
+    "RAY_AUTH_MODE": "token",
 }
 
 
-def start(num_cpus: int, address: str | None = None) -> None:
-    """Start Ray on this machine, or join the cluster at ``address``. Takes some seconds."""
-    os.environ.update(_QUIET)
+@contextlib.contextmanager
+def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
+    """Ray on this machine, on loopback only, or the cluster at ``address``, while the body runs.
+
+    Enter it in the main thread before any gRPC channel exists: Ray starts its processes by forking,
+    which a gRPC thread in mid-call can deadlock. Starting takes some seconds.
+    """
+    if address is None:  # Ray reads these when it is imported
+        os.environ.update(_LOCAL)
+        # A token of its own for every cluster, known to its processes only.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
-    if ray.is_initialized():
-        return
-    shared: dict[str, Any] = {
-        "include_dashboard": False,
+    quiet: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "configure_logging": False,
     }
-    if address is not None:
-        ray.init(address=address, **shared)
-    else:
-        # Twice the CPUs in slots: search, build and training actors are seldom all busy at once,
-        # and the host lock, not Ray, keeps them from disturbing a measurement.
-        ray.init(
-            num_cpus=4 * num_cpus,
-            object_store_memory=512 << 20,
-            _system_config={"enable_metrics_collection": False},
-            **shared,
-        )
-
-
-def stop() -> None:
-    """Stop every process that ``start`` started."""
-    import ray
-
-    if ray.is_initialized():
+    try:
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            # More slots than CPUs: search, build and training actors are seldom all busy at once,
+            # and the host lock, not Ray, keeps them from disturbing a measurement.
+            ray.init(
+                num_cpus=4 * num_cpus,
+                include_dashboard=False,
+                object_store_memory=512 << 20,
+                _node_ip_address="127.0.0.1",
+                _system_config={"enable_metrics_collection": False},
+                **quiet,
+            )
+        yield
+    finally:
         ray.shutdown()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 
-from coordinator import ray_runtime
 from coordinator.farm_service import FarmService
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -41,12 +40,11 @@ class CoordinatorConfig:
     log_url: str
     address: str = "127.0.0.1:0"
     embedded: bool = False
-    ray_address: str | None = None
-    num_cpus: int = 0  # 0: all of this machine's
+    num_builders: int = 1
 
 
 class Coordinator:
-    """One farm's coordinator. Use as an async context manager; lives on one event loop."""
+    """One farm's coordinator. Use as an async context manager inside ``ray_runtime.running``."""
 
     def __init__(self, config: CoordinatorConfig) -> None:
         """Raises StaleSchema or LogUnavailable if the tuning log can't be used."""
@@ -56,8 +54,7 @@ class Coordinator:
         self.fleet = Fleet(self.log)
         self.port = 0
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._num_cpus = config.num_cpus or len(os.sched_getaffinity(0))
-        self._builders = Builders(self._num_cpus)
+        self._builders = Builders(config.num_builders)
         self._server: grpc.aio.Server | None = None
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._jobs: dict[str, Job] = {}
@@ -68,11 +65,10 @@ class Coordinator:
     # ------------------------------------------------------------- start and stop
 
     async def __aenter__(self) -> Coordinator:
-        """Open the port, start Ray, take up what an earlier coordinator left."""
+        """Start the workers, open the port, take up what an earlier coordinator left."""
         try:
-            await self._open_port()
-            await asyncio.to_thread(ray_runtime.start, self._num_cpus, self._config.ray_address)
             self._builders.start()
+            await self._open_port()
             await asyncio.to_thread(self.log.mark_interrupted, STALE_S)
             if not self._config.embedded:
                 for job in await asyncio.to_thread(self.log.unfinished_jobs, False):
@@ -118,7 +114,6 @@ class Coordinator:
         if self._server is not None:
             await self._server.stop(grace=0.2)
         self._builders.stop()
-        await asyncio.to_thread(ray_runtime.stop)
         self.log.close()
 
     async def _heartbeats(self) -> None:

@@ -140,23 +140,20 @@ class Tuner:
             index = task_scheduler.choose([run.state() for run in self.runs]) if left > 0 else None
             if index is None:
                 return
-            run = self.runs[index]
+            run, size = self.runs[index], min(left, self._search.batch_size)
             run.in_flight += 1
-            batches.add(asyncio.create_task(self._batch(run, left)))
+            self._under_way += size
+            batches.add(asyncio.create_task(self._batch(run, size)))
 
-    async def _batch(self, run: TaskRun, left: int) -> None:
-        """One batch of one task, of at most ``left`` trials, from proposing to learning."""
-        taken = 0
+    async def _batch(self, run: TaskRun, size: int) -> None:
+        """One batch of one task, of at most ``size`` trials, from proposing to learning."""
         try:
-            proposals = (await self._propose(run))[:left]
-            if not proposals:
-                return
-            taken = len(proposals)
-            self._under_way += taken
-            measurements = await self._experiments.run(run, proposals)
-            await self._take_in(run, proposals, measurements)
+            proposals = (await self._propose(run))[:size]
+            if proposals:
+                measurements = await self._experiments.run(run, proposals)
+                await self._take_in(run, proposals, measurements)
         finally:
-            self._under_way -= taken
+            self._under_way -= size
             run.in_flight -= 1
 
     async def _propose(self, run: TaskRun) -> list[Proposal]:

@@ -103,24 +103,21 @@ def kill_group(leader: int) -> None:
         os.kill(leader, signal.SIGKILL)
 
 
-def kill_strays() -> int:
-    """Kill and reap every process that descends from this one; the number reaped.
+def kill_strays() -> None:
+    """Kill and reap every process that descends from this one.
 
     For a process whose children have all done their work.
     """
-    reaped = 0
     deadline = time.monotonic() + STRAYS_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
             pid, _status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return reaped
+            return
         if pid:
-            reaped += 1
             continue
         for stray in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 stray.kill()
         time.sleep(0.001)
     log.error("processes that a kernel left behind can't be killed")
-    return reaped

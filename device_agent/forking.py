@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from device_agent import containment
@@ -43,7 +44,6 @@ class ChildOutcome:
     exit_code: int
     signal_number: int
     words: str
-    strays: int
 
     @property
     def how(self) -> str:
@@ -67,17 +67,20 @@ def run_child(
     body: Callable[[], Mapping[str, Any]],
     timeout_s: float,
     threads: int,
+    scratch: Path,
     hang_up: int,
     started: Callable[[int], None],
 ) -> ChildOutcome:
     """Fork, run ``body`` in the child, and collect what it returns (as one line of JSON).
+
+    The child's working directory is a new one under ``scratch``, removed afterwards.
 
     ``started`` is told the child's pid, which is also its process group. When the peer closes the
     pipe ``hang_up``, the child is killed and HangUpError raised. The calling process must have one
     thread and no other children.
     """
     deadline = time.monotonic() + timeout_s
-    directory = tempfile.mkdtemp(prefix="tunefarm-kernel-")
+    directory = tempfile.mkdtemp(dir=scratch)
     words = os.memfd_create("words")
     reader, writer = os.pipe()
     parent = os.getpid()
@@ -90,7 +93,6 @@ def run_child(
         answer, timed_out = _collect(pid, reader, deadline, hang_up)
         containment.kill_group(pid)
         _pid, status = os.waitpid(pid, 0)
-        strays = containment.kill_strays()
         return ChildOutcome(
             answer,
             timed_out,
@@ -98,7 +100,6 @@ def run_child(
             os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
             os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             quote(words),
-            strays,
         )
     finally:
         containment.kill_group(pid)
@@ -186,6 +187,8 @@ def _be_the_child(
         for source, target in ((null, 0), (words, 1), (words, 2), (writer, ANSWER_DESCRIPTOR)):
             os.dup2(source, target)
         os.closerange(ANSWER_DESCRIPTOR + 1, os.sysconf("SC_OPEN_MAX"))
+        # TVM's handler would take half a second to print a stack that says nothing of the kernel.
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         containment.limit_this_process(cpu_s + CPU_ALLOWANCE_S)
         line = json.dumps(dict(body())).encode() + b"\n"
         while line:

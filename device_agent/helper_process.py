@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from device_agent import forking
 from device_agent.frames import Frame, FrameError, FrameTimeoutError, read_frame, write_frame
 
 EXIT_GRACE_S = 0.5
+LOCK_TIMEOUT_S = 0.1
 
 
 class HelperDiedError(Exception):
@@ -59,6 +61,8 @@ class HelperProcess:
     ) -> None:
         # A file, so that nobody has to read a pipe; unlinked, so that nothing stays behind.
         self._words: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -78,14 +82,17 @@ class HelperProcess:
     def send(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
         """Ask something; raises HelperDiedError."""
         try:
-            write_frame(self._descriptor(self._process.stdin), header, blobs)
+            with self._writing:
+                write_frame(self._descriptor(self._process.stdin), header, blobs)
         except (OSError, ValueError) as error:
             raise HelperDiedError(self.how_it_ended()) from error
 
     def receive(self, timeout_s: float) -> Frame:
         """The next frame; raises HelperDiedError, HelperTimeoutError, or FrameError for junk."""
         try:
-            frame = read_frame(self._descriptor(self._process.stdout), time.monotonic() + timeout_s)
+            with self._reading:
+                deadline = time.monotonic() + timeout_s
+                frame = read_frame(self._descriptor(self._process.stdout), deadline)
         except FrameTimeoutError as error:
             raise HelperTimeoutError(f"no answer in {timeout_s:g} s") from error
         except (OSError, ValueError) as error:
@@ -123,21 +130,31 @@ class HelperProcess:
 
     def words(self) -> str:
         """What it wrote to its standard error, shortened."""
-        if self._words.closed:
+        try:
+            return forking.quote(self._words.fileno())
+        except (OSError, ValueError):  # closed already
             return ""
-        return forking.quote(self._words.fileno())
 
     def close(self, grace_s: float = EXIT_GRACE_S) -> None:
         """End it: by closing its pipe, then by SIGKILL. May be called twice and from any thread."""
-        with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+        # The thread that speaks to it has the descriptors in use; another must not close them
+        # under its hands, where they could become those of another file.
+        if self._writing.acquire(timeout=LOCK_TIMEOUT_S):
+            self._close_stdin()
+            self._writing.release()
         if grace_s > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)  # whoever of the group is left
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._words.close()
+        with self._writing, self._reading:  # both threads see the end now
+            self._close_stdin()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._words.close()
+
+    def _close_stdin(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from device_agent import containment
@@ -46,10 +49,11 @@ class KernelRunner:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._lock = threading.Lock()  # of the two fields below
+        self._lock = threading.Lock()  # of the fields below
         self._zygote: HelperProcess | None = None
         self._closed = False
         self._child = 0
+        self._scratch: Path | None = None
         self._prepared: set[str] = set()
 
     @property
@@ -71,7 +75,10 @@ class KernelRunner:
         timeout_s = work.evaluator.timeout_s * REFERENCE_TIMEOUT_FACTOR
         header = {"op": "prepare", "workload": spec.to_header(), "timeout_s": timeout_s}
         try:
-            answer = self._ask(header, reference, timeout_s)
+            try:
+                answer = self._ask(header, reference, timeout_s)
+            except HelperDiedError:  # not the reference's doing: that runs in a child
+                answer = self._ask(header, reference, timeout_s)
         except (HelperDiedError, HelperTimeoutError) as error:
             raise LeaseFailedError(
                 f"the agent's kernel process ended while it ran the reference: {error}"
@@ -146,8 +153,11 @@ class KernelRunner:
             self._prepared.clear()
             cpus = ",".join(str(cpu) for cpu in self._device.cpus)
             threads = self._device.num_threads
+            self._scratch = Path(tempfile.mkdtemp(prefix="tunefarm-kernels-"))
             zygote = self._zygote = HelperProcess(
-                "device_agent.zygote", ["--cpus", cpus, "--threads", str(threads)], threads
+                "device_agent.zygote",
+                ["--cpus", cpus, "--threads", str(threads), "--scratch", str(self._scratch)],
+                threads,
             )
         try:
             self._greet(zygote.receive(START_TIMEOUT_S))
@@ -181,7 +191,9 @@ class KernelRunner:
         self._end(zygote)
 
     def _end(self, zygote: HelperProcess) -> None:
-        child = self._child
+        child, scratch = self._child, self._scratch
         zygote.close()
         if child:  # a zygote that was killed could not see to it
             containment.kill_group(child)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)

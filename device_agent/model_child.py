@@ -99,7 +99,10 @@ class ModelChild:
     def answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The header and blobs of the answer; raises what loading or running raises."""
         if header["op"] == "load":
-            load = load_onnxruntime if header["engine"] == "onnxruntime" else self._load_package
+            engines = {"onnxruntime": load_onnxruntime, "package": self._load_package}
+            if header["engine"] not in engines:
+                raise LoadError(f"this device has no engine {header['engine']!r}")
+            load = engines[header["engine"]]
             self._run = load(Path(header["artifact"]), int(header["num_threads"]))
             read = examples.read_examples(Path(header["examples"]).read_bytes())
             self._inputs = [example.inputs for example in read]

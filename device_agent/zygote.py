@@ -14,10 +14,12 @@ import dataclasses
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from device_agent import containment, inputs
@@ -47,13 +49,21 @@ class Zygote:
     """Answers requests until the pipe is closed. ``cpus`` and ``num_threads`` are the device's."""
 
     def __init__(
-        self, runtime: Runtime, requests: int, answers: int, cpus: tuple[int, ...], num_threads: int
+        self,
+        runtime: Runtime,
+        requests: int,
+        answers: int,
+        *,
+        cpus: tuple[int, ...],
+        num_threads: int,
+        scratch: Path,
     ) -> None:
         self._runtime = runtime
         self._requests = requests
         self._answers = answers
         self._cpus = cpus
         self._num_threads = num_threads
+        self._scratch = scratch
         self._workloads = WorkloadCache()
 
     def serve(self) -> None:
@@ -70,6 +80,7 @@ class Zygote:
             lambda: run_task(self._runtime, task),
             task.evaluator.timeout_s,
             self._num_threads,
+            self._scratch,
             self._requests,
             lambda pid: write_frame(self._answers, {"child": pid}),
         )
@@ -180,7 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m device_agent.zygote")
     parser.add_argument("--cpus", required=True)
     parser.add_argument("--threads", required=True, type=int)
+    parser.add_argument("--scratch", required=True, type=Path, help="removed at the end")
     options = parser.parse_args(arguments)
+    try:
+        return _serve(options)
+    finally:
+        shutil.rmtree(options.scratch, ignore_errors=True)
+
+
+def _serve(options: argparse.Namespace) -> int:
     cpus = tuple(int(cpu) for cpu in options.cpus.split(","))
     requests, answers = _take_standard_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides when we end
@@ -200,7 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with contextlib.suppress(BrokenPipeError, HangUpError):
         try:
-            Zygote(runtime, requests, answers, cpus, options.threads).serve()
+            Zygote(
+                runtime,
+                requests,
+                answers,
+                cpus=cpus,
+                num_threads=options.threads,
+                scratch=options.scratch,
+            ).serve()
         except FrameError as error:
             log.error("the agent sent what is no request: %s", error)
             return 1

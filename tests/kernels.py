@@ -9,15 +9,16 @@ import platform
 import tvm
 from tvm import te
 from tvm.s_tir import Schedule
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812 - as TVMScript is written
 
 from device_agent.build import build_kernel
 from protos.records import Artifact, MeasurementStatus, TensorSpec, canonical_json
 
 N = 64
-"""Every faulty kernel maps one float32 vector of this length to another."""
+"""Every faulty kernel maps one vector of this length to another."""
 
-VECTORS = (TensorSpec((N,), "float32"), TensorSpec((N,), "float32"))
+VECTORS = (TensorSpec((N,), "float32"),) * 2
+INTEGERS = (TensorSpec((N,), "int32"),) * 2
 
 
 def target_json(num_cores: int = 1) -> str:
@@ -135,23 +136,23 @@ def _scribbles(A: T.Buffer((N,), "float32"), B: T.Buffer((N,), "float32")):  # n
 
 
 @T.prim_func(s_tir=True)
-def _ones(A: T.Buffer((N,), "float32"), B: T.Buffer((N,), "float32")):  # noqa: N803
+def _ones(A: T.Buffer((N,), "int32"), B: T.Buffer((N,), "int32")):  # noqa: N803
     for i in range(N):
-        B[i] = T.float32(1)
+        B[i] = 1
 
 
 @T.prim_func(s_tir=True)
-def _rendezvous(A: T.Buffer((N,), "float32"), B: T.Buffer((N,), "float32")):  # noqa: N803
+def _rendezvous(A: T.Buffer((N,), "int32"), B: T.Buffer((N,), "int32")):  # noqa: N803
     # The first half waits for the second, so it ends only if two threads run at once.
     for i in T.parallel(2):
         if i == 0:
-            while B[N - 1] != T.float32(1):
+            while B[N - 1] != 1:
                 T.evaluate(T.call_extern("int32", "usleep", T.uint32(100)))
             for j in range(N // 2):
-                B[j] = T.float32(1)
+                B[j] = 1
         else:
             for j in range(N // 2):
-                B[N // 2 + j] = T.float32(1)
+                B[N // 2 + j] = 1
 
 
 FAULTS = {
@@ -165,7 +166,7 @@ FAULTS = {
     "babbles": _babbles,
     "forks": _forks_and_hangs,
     "scribbles": _scribbles,
-    "ones": _ones,
+    "ones": _ones,  # of integers, as the next
     "rendezvous": _rendezvous,
 }
 

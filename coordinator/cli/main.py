@@ -56,6 +56,8 @@ def _configure_logging(verbose: int) -> None:
         stream=sys.stderr,
     )
     logging.captureWarnings(True)
+    for chatty in ("wheel", "alembic", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from typing import Any
 
 from coordinator.cli import options as shared
+from protos.rpc import check_address
 
 _EPILOG = """\
 examples:
@@ -42,12 +44,16 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
+    from coordinator import ray_runtime
     from coordinator.server import CoordinatorConfig
     from coordinator.tuning_log import default_url, normalise_url
 
+    check_address(options.listen)
     url = normalise_url(options.log) if options.log else default_url()
-    config = CoordinatorConfig(url, options.listen, ray_address=options.ray_address)
-    asyncio.run(_serve(config))
+    cpus = len(os.sched_getaffinity(0))
+    config = CoordinatorConfig(url, options.listen, num_builders=cpus)
+    with ray_runtime.running(cpus, options.ray_address):
+        asyncio.run(_serve(config))
     return 0
 
 

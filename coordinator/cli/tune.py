@@ -12,12 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from protos.errors import Unavailable
 from protos.records import Job, JobSpec, JobState, sha256_hex
+
+if TYPE_CHECKING:
+    from coordinator.server import CoordinatorConfig
 
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
 AGENT_STOP_S = 2.0
@@ -71,9 +74,11 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Tune one model; returns the exit code."""
     model = shared.read_model(options.model)
+    from coordinator import ray_runtime
     from coordinator.frontend.onnx_model import inspect_model
     from coordinator.frontend.target import resolve_target
-    from coordinator.tuning_log import default_url, normalise_url
+    from coordinator.server import CoordinatorConfig
+    from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
 
     shapes = dict(options.shape)
     inspect_model(model, shapes)
@@ -87,12 +92,19 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     url = normalise_url(options.log) if options.log else default_url()
-    return asyncio.run(_interruptible(spec, model, url, options))
+    TuningLog.open(url).close()  # a log that can't be used is said before anything is started
+    cpus = len(os.sched_getaffinity(0))
+    print(f"starting the farm; tuning log {display_url(url)}", file=sys.stderr, flush=True)
+    with ray_runtime.running(cpus):
+        config = CoordinatorConfig(url, embedded=True, num_builders=cpus)
+        return asyncio.run(_interruptible(spec, model, config, options))
 
 
-async def _interruptible(spec: JobSpec, model: bytes, url: str, options: argparse.Namespace) -> int:
+async def _interruptible(
+    spec: JobSpec, model: bytes, config: CoordinatorConfig, options: argparse.Namespace
+) -> int:
     """Run the job as a task that SIGINT and SIGTERM cancel."""
-    work = asyncio.create_task(_tune(spec, model, url, options))
+    work = asyncio.create_task(_tune(spec, model, config, options))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, work.cancel)
@@ -106,14 +118,15 @@ async def _interruptible(spec: JobSpec, model: bytes, url: str, options: argpars
         return EXIT_INTERRUPTED
 
 
-async def _tune(spec: JobSpec, model: bytes, url: str, options: argparse.Namespace) -> int:
+async def _tune(
+    spec: JobSpec, model: bytes, config: CoordinatorConfig, options: argparse.Namespace
+) -> int:
     from coordinator.cli.progress import Progress
-    from coordinator.server import Coordinator, CoordinatorConfig
+    from coordinator.server import Coordinator
     from coordinator.tuning_log import display_url
 
     with Progress() as progress:
-        progress.note(f"starting the farm; tuning log {display_url(url)}")
-        async with Coordinator(CoordinatorConfig(url, embedded=True)) as coordinator:
+        async with Coordinator(config) as coordinator:
             with _agent(coordinator.port, spec.target_json) as agent:
                 job = await coordinator.submit(spec, model)
                 watch = asyncio.create_task(_watch(coordinator, job.job_id, progress))
@@ -131,7 +144,7 @@ async def _tune(spec: JobSpec, model: bytes, url: str, options: argparse.Namespa
                 return EXIT_FAILED
             _, data = await coordinator.package(job.job_id)
     path = jobs.save_package(Path(options.out), job, data).resolve()
-    _report(job, path, display_url(url), options.json)
+    _report(job, path, display_url(config.log_url), options.json)
     return 0
 
 

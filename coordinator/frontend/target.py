@@ -176,7 +176,7 @@ def _check_kind(config: Mapping[str, Any]) -> None:
     kinds = [str(name) for name in Target.list_kinds()]
     if kind not in kinds:
         raise BadTarget(
-            f"the target's kind {kind!r} is unknown{_near(str(kind), kinds)}; for a CPU it is 'llvm'"
+            f"the target's kind {kind!r} is unknown{_near(str(kind), kinds)}; a CPU's is 'llvm'"
         )
     if kind != "llvm":
         raise BadTarget(f"targets of kind {kind!r} are not supported yet, only CPUs ('llvm')")

@@ -47,7 +47,7 @@ def _number_names(nodes: list[dict[str, Any]]) -> None:
     """Rename in TVM's JSON graph, where each node stands after those that it refers to."""
     blocks = buffers = 0
     for node in list(nodes):
-        fields = node.get("data")
+        fields: Any = node.get("data")
         if node["type"] == "s_tir.SBlock":
             if nodes[fields["name_hint"]]["data"] == "root":
                 continue

@@ -169,8 +169,8 @@ def _load_runtime(manifest: Mapping[str, Any], num_threads: int | None) -> None:
     if actual != wanted:
         who = "something else in this process loaded TVM first" if already else "TVM decided so"
         warnings.warn(
-            f"{manifest['model']['name']} should use {wanted} threads and will use {actual}: {who}. "
-            f"Set TVM_NUM_THREADS={wanted} before the process starts",
+            f"{manifest['model']['name']} should use {wanted} threads and will use {actual}: "
+            f"{who}. Set TVM_NUM_THREADS={wanted} before the process starts",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -27,7 +27,7 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Equal content must give equal bytes."""
 
 _REQUIRED = ("apache-tvm-ffi", "apache-tvm-ffi-orcjit")
-_TAKEN = frozenset(("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnxruntime", "onnx", "model"))
+_TAKEN = frozenset(("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnxruntime", "onnx"))
 _LIBRARY = "libtvm_runtime.so"
 
 

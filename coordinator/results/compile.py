@@ -75,7 +75,6 @@ def _apply_traces(module: Any, target: Any, traces: Mapping[str, str]) -> Any:
 
 def apply_trace(workload: Any, target: Any, trace_json: str, name: str) -> Any:
     """The scheduled IRModule; raises JobFailed with ``name`` and the trace if it does not apply."""
-    import tvm
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
@@ -85,7 +84,7 @@ def apply_trace(workload: Any, target: Any, trace_json: str, name: str) -> Any:
             schedule = Schedule(workload, error_render_level="fast")
             Trace.apply_json_to_schedule(json.loads(trace_json), schedule)
             scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(schedule.mod)
-    except (tvm.error.TVMError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+    except Exception as error:  # TVM's have no common base, and every one means the same here
         raise JobFailed(
             f"kernel {name!r}: this trace does not apply ({_first_line(error)}): {trace_json:.2000}"
         ) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
+from coordinator.frontend.target import cpu_flags
 from coordinator.package.manifest import Latency, Manifest, Record
 from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_model
@@ -83,7 +84,8 @@ class Finisher:
         await stage("compiling the untuned and the tuned model")
         untuned, tuned, examples = await self._make(best)
         await stage("verifying and timing the whole model")
-        manifest = self._manifest(best, versions)
+        required = await self._builders.run(cpu_flags, self._job.spec.target_json)
+        manifest = self._manifest(best, versions, required)
         measurement = await self._measure(untuned, tuned, examples, manifest)
         result, package = await asyncio.to_thread(self._package, tuned, manifest, measurement)
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
@@ -106,7 +108,12 @@ class Finisher:
         )
         return untuned, tuned, examples
 
-    def _manifest(self, best: Mapping[str, BestRecord], versions: Mapping[str, str]) -> Manifest:
+    def _manifest(
+        self,
+        best: Mapping[str, BestRecord],
+        versions: Mapping[str, str],
+        required: Sequence[str],
+    ) -> Manifest:
         spec = self._job.spec
         records = tuple(
             Record(
@@ -123,7 +130,7 @@ class Finisher:
             model_file=f"{spec.model_name}.onnx",
             model_sha256=spec.model_sha256,
             target_json=spec.target_json,
-            cpu_features=self._device.cpu_features,
+            cpu_features=tuple(required),
             inputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.inputs),
             outputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.outputs),
             records=records,

@@ -11,8 +11,10 @@ Range = tuple[int, int]
 """From the first number to before the second."""
 
 _FORWARDING = frozenset(
-    ("Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze")
-    + ("Tile", "Transpose", "Unsqueeze")
+    [
+        *("Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape"),
+        *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    ]
 )
 """Operators whose result holds the numbers of their first input."""
 

@@ -142,10 +142,8 @@ def _operator_table(job: Job) -> Any:
 
 def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
     trials, result = job.trials, job.result
-    lines = [
-        f"trials       {trials.total} ({trials.ok} ok, {trials.failed} failed, "
-        f"{trials.from_log} answered from the log) in {job.elapsed_s:.0f} s"
-    ]
+    counts = f"{trials.ok} ok, {trials.failed} failed, {trials.from_log} answered from the log"
+    lines = [f"trials       {trials.total} ({counts}) in {job.elapsed_s:.0f} s"]
     if job.ranking is not None:
         ranking = job.ranking
         lines.append(
@@ -169,15 +167,15 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"  # noqa: RUF001
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}×"  # noqa: RUF001
+    return "–" if value is None else f"{value:.1f}×"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"  # noqa: RUF001
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _milliseconds(value: float | None) -> str:

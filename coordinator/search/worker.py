@@ -77,6 +77,7 @@ class SearchPool:
         def make() -> SearchWorker:
             return SearchWorker(target_json, seed, config)
 
+        self.batch_size = config.batch
         self._actors = [Actor(make, f"search-{i}") for i in range(size)]
         self._of_task: dict[str, Actor[SearchWorker]] = {}
 

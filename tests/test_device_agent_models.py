@@ -1,0 +1,209 @@
+"""Whole models in several engines, timed in turn, with real faults."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from device_agent.devices.cpu import describe_cpu
+from device_agent.kernel_runner import LeaseFailedError
+from device_agent.model_runner import ModelRunner
+from protos.records import (
+    Artifact,
+    EvaluatorConfig,
+    MeasurementStatus,
+    ModelVariant,
+    ModelWork,
+    VariantResult,
+)
+
+CONFIG = EvaluatorConfig(repeat=3, min_repeat_ms=1, timeout_s=30.0)
+IMPATIENT = EvaluatorConfig(repeat=2, min_repeat_ms=1, timeout_s=1.0)
+
+X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+
+
+def examples(scale: float = 2.0) -> Artifact:
+    file = io.BytesIO()
+    arrays = {"in0/x": X, "out0/y": X * np.float32(scale), "in1/x": -X, "out1/y": -X * 2}
+    np.savez(file, **arrays)
+    return Artifact.of(file.getvalue())
+
+
+def package(body: str, prelude: str = "", top_level: str = "doubler") -> Artifact:
+    """A wheel whose model's ``run`` is ``body``."""
+    source = f"""
+import os, signal, time, numpy as np
+{prelude}
+class Model:
+    def __init__(self, num_threads):
+        self.num_threads = num_threads
+    def run(self, inputs):
+        {body}
+"""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr("doubler/__init__.py", source)
+        wheel.writestr("doubler-1.0.dist-info/top_level.txt", top_level + "\n")
+    return Artifact.of(file.getvalue())
+
+
+def onnx_model() -> Artifact:
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4])],
+    )
+    opset = helper.make_opsetid("", 17)
+    return Artifact.of(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    )
+
+
+GOOD = "return {'y': inputs['x'] * 2}"
+
+
+@pytest.fixture
+def runner() -> Iterator[ModelRunner]:
+    cpus = sorted(os.sched_getaffinity(0))
+    with contextlib.closing(ModelRunner(describe_cpu("test", None, cpus[-1:], False))) as one:
+        yield one
+
+
+def run(
+    runner: ModelRunner,
+    *variants: tuple[str, Artifact],
+    config: EvaluatorConfig = CONFIG,
+    data: Artifact | None = None,
+) -> list[VariantResult]:
+    named = tuple(
+        ModelVariant(f"variant{number}", engine, artifact)
+        for number, (engine, artifact) in enumerate(variants)
+    )
+    work = ModelWork(named, data or examples(), config, 1)
+    done = runner.run(work, lambda artifact: artifact.data)
+    assert done.busy_s > 0
+    assert [result.name for result in done.variants] == [variant.name for variant in named]
+    return list(done.variants)
+
+
+def test_variants_are_checked_and_timed(runner: ModelRunner) -> None:
+    results = run(runner, ("package", package(GOOD)), ("onnxruntime", onnx_model()))
+    for result in results:
+        assert result.status is MeasurementStatus.OK, result.error
+        assert len(result.repeats_s) == 3
+        assert result.max_rel_error < 1e-6
+
+
+FAULTS = {
+    "wrong": ("return {'y': inputs['x'] * 2.1}", MeasurementStatus.WRONG_OUTPUT, "'y'"),
+    "missing": ("return {}", MeasurementStatus.WRONG_OUTPUT, "missing"),
+    "raises": ("raise KeyError('oops')", MeasurementStatus.CRASHED, "oops"),
+    "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", MeasurementStatus.CRASHED, "SIGSEGV"),
+    "exits": ("os._exit(4)", MeasurementStatus.CRASHED, "code 4"),
+    "hangs": ("time.sleep(600)", MeasurementStatus.TIMED_OUT, "no answer in 2 s"),
+    "object": ("return {'y': object()}", MeasurementStatus.GARBAGE, "OBJECT"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_variant_does_not_disturb_the_other(runner: ModelRunner, fault: str) -> None:
+    body, status, words = FAULTS[fault]
+    config = IMPATIENT if fault == "hangs" else CONFIG
+    bad, good = run(runner, ("package", package(body)), ("package", package(GOOD)), config=config)
+    assert bad.status is status, bad.error
+    assert words in bad.error
+    assert not bad.repeats_s
+    assert good.status is MeasurementStatus.OK, good.error
+
+
+def test_what_a_model_prints_is_not_its_answer(runner: ModelRunner) -> None:
+    loud = package(f"os.write(1, b'x' * 100); print('hello'); {GOOD}")
+    (result,) = run(runner, ("package", loud))
+    assert result.status is MeasurementStatus.OK, result.error
+
+
+def test_junk_in_the_pipe_is_garbage(runner: ModelRunner) -> None:
+    body = "[os.write(fd, b'junk' * 9) for fd in range(3, 9) if _pipe(fd)]; return {}"
+    prelude = """
+import stat
+def _pipe(fd):
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode) and os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+_write = os.write
+def write(fd, data):
+    try:
+        return _write(fd, data)
+    except OSError:
+        return 0
+os.write = write
+"""
+    (result,) = run(runner, ("package", package(body, prelude)))
+    assert result.status is MeasurementStatus.GARBAGE, result.error
+
+
+@pytest.mark.parametrize(
+    ("engine", "artifact", "words"),
+    [
+        ("package", Artifact.of(b"no wheel"), "no wheel"),
+        ("package", package(GOOD, prelude="import not_there"), "not_there"),
+        ("package", package(GOOD, top_level="one\ntwo"), "top-level"),
+        ("onnxruntime", Artifact.of(b"no model"), ""),
+        ("abacus", onnx_model(), "abacus"),
+    ],
+)
+def test_what_can_not_be_loaded(
+    runner: ModelRunner, engine: str, artifact: Artifact, words: str
+) -> None:
+    (result,) = run(runner, (engine, artifact))
+    assert result.status is MeasurementStatus.LOAD_ERROR, result.error
+    assert words in result.error
+
+
+def test_unusable_examples_fail_the_lease(runner: ModelRunner) -> None:
+    with pytest.raises(LeaseFailedError, match="npz"):
+        run(runner, ("package", package(GOOD)), data=Artifact.of(b"junk"))
+
+
+def test_closing_ends_what_runs(runner: ModelRunner) -> None:
+    reader, writer = os.pipe()
+    hangs = package(
+        "os.write(_signal, b'!'); time.sleep(600)",
+        f"_signal = os.open('/proc/{os.getpid()}/fd/{writer}', os.O_WRONLY)",
+    )
+    caught: list[Exception] = []
+
+    def work() -> None:
+        try:
+            run(runner, ("package", hangs))
+        except LeaseFailedError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert os.read(reader, 1) == b"!"
+        runner.close()
+        thread.join()
+        assert [str(error) for error in caught] == ["the agent is shutting down"]
+        assert not [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "model_child" in " ".join(child.cmdline())
+        ]
+    finally:
+        os.close(reader)
+        os.close(writer)

@@ -1,0 +1,183 @@
+"""Inputs, tolerances and the decisions of timing: values in, values out."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent import examples, inputs, timing
+from device_agent.model_child import LoadError, unzip
+from protos import errors
+from protos.records import (
+    EvaluatorConfig,
+    TensorSpec,
+)
+
+# ------------------------------------------------------------------------------- inputs
+
+
+@pytest.mark.parametrize("dtype", [*inputs.RELATIVE_TOLERANCE, *inputs.ABSOLUTE_TOLERANCE])
+def test_inputs_are_seeded_and_differ_by_parameter(dtype: str) -> None:
+    spec = TensorSpec((8, 32), dtype)
+    one, again, other = (inputs.make_input(spec, 7, index) for index in (0, 0, 1))
+    assert one.dtype.name == dtype
+    assert one.shape == spec.shape
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", list(inputs.RELATIVE_TOLERANCE))
+def test_floats_stay_away_from_zero(dtype: str) -> None:
+    values = inputs.make_input(TensorSpec((1000,), dtype), 1, 0).astype(np.float64)
+    assert values.min() >= 0.0999
+    assert values.max() <= 1.0
+
+
+def test_wide_integers_may_be_indices_and_narrow_ones_are_not() -> None:
+    assert set(inputs.make_input(TensorSpec((100,), "int32"), 1, 0)) == {0, 1}
+    assert inputs.make_input(TensorSpec((1000,), "int8"), 1, 0).min() < -100
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "ok"),
+    [
+        ("float64", 1e-10, True),
+        ("float64", 1e-8, False),
+        ("float32", 1e-5, True),
+        ("float32", 1e-3, False),
+        ("float16", 4e-3, True),
+        ("float16", 4e-2, False),
+        ("int8", 1, True),
+        ("uint8", 2, False),
+        ("int16", 1, False),
+        ("int32", 1, False),
+        ("uint64", 1, False),
+    ],
+)
+def test_tolerances(dtype: str, difference: float, ok: bool) -> None:
+    reference = np.ones(4, dtype)
+    output = (reference + np.array([0, 0, difference, 0])).astype(dtype)
+    found = inputs.compare(reference, output)
+    assert found.ok is ok
+    assert found.max_abs_error == pytest.approx(difference, rel=0.2)
+
+
+def test_the_tolerance_is_relative_to_the_range_of_the_output() -> None:
+    reference = np.array([0.0, 100.0], np.float32)
+    assert inputs.compare(reference, np.array([0.005, 100.0], np.float32)).ok
+    assert not inputs.compare(reference / 100, np.array([0.005, 1.0], np.float32)).ok
+
+
+def test_numbers_that_are_none_must_be_met() -> None:
+    odd = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
+    assert inputs.compare(odd, odd.copy()) == inputs.Comparison(0.0, True)
+    for wrong in ([1, np.inf, -np.inf, 1], [np.nan, -np.inf, -np.inf, 1], [np.nan] * 4):
+        found = inputs.compare(odd, np.array(wrong, np.float32))
+        assert found == inputs.Comparison(float("inf"), False)
+
+
+def test_shapes_and_dtypes_must_be_met() -> None:
+    assert not inputs.compare(np.ones(4, np.float32), np.ones((2, 2), np.float32)).ok
+    assert not inputs.compare(np.ones(4, np.float32), np.ones(4, np.float64)).ok
+    assert inputs.compare(np.ones(0, np.float32), np.ones(0, np.float32)).ok
+
+
+@pytest.mark.parametrize("dtype", [*inputs.RELATIVE_TOLERANCE, *inputs.ABSOLUTE_TOLERANCE])
+def test_poison_is_never_right(dtype: str) -> None:
+    reference = inputs.make_input(TensorSpec((64,), dtype), 3, 0)
+    references = [reference]
+    if reference.dtype.kind == "f":
+        references.append(np.full_like(reference, np.nan))
+    for truth in references:
+        output = np.empty_like(truth)
+        inputs.poison(output, inputs.poison_byte(truth))
+        assert not inputs.compare(truth, output).ok
+
+
+def test_dtypes_without_numpy_are_refused_by_name() -> None:
+    with pytest.raises(errors.BadRequest, match="bfloat16"):
+        inputs.check_dtypes([TensorSpec((4,), "bfloat16")])
+
+
+# ------------------------------------------------------------------------------- timing
+
+CONFIG = EvaluatorConfig(number=3, repeat=5, min_repeat_ms=10, hopeless_ratio=5.0)
+
+
+def test_a_repeat_lasts_long_enough() -> None:
+    assert timing.plan(CONFIG, 1e-3, 10.0) == timing.Plan(10, 5, 10)
+    assert timing.plan(CONFIG, 1.0, 100.0) == timing.Plan(3, 5, 10)
+
+
+def test_repeats_are_given_up_first_then_runs_then_all() -> None:
+    assert timing.plan(CONFIG, 1.0, 10.0) == timing.Plan(3, 2, 0)
+    assert timing.plan(CONFIG, 1.0, 4.0) == timing.Plan(2, 1, 0)
+    assert timing.plan(CONFIG, 1.0, 2.0) is None
+    assert timing.plan(CONFIG, 1.0, -1.0) is None
+
+
+@pytest.mark.parametrize("left_s", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("run_s", [0.0, 1e-7, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_plan_fits_into_the_time(run_s: float, left_s: float, cold: bool) -> None:
+    config = EvaluatorConfig(repeat=5, min_repeat_ms=10, cold_cache=cold)
+    plan = timing.plan(config, run_s, left_s)
+    if plan is not None:
+        assert plan.runs * run_s <= left_s
+        assert (plan.flush_bytes > 0) is cold
+
+
+def test_hopeless_means_much_slower_than_the_best() -> None:
+    assert timing.is_hopeless(CONFIG, 100.0, 0.6e-3, first=False)
+    assert not timing.is_hopeless(CONFIG, 100.0, 0.4e-3, first=False)
+    assert not timing.is_hopeless(CONFIG, 100.0, 0.6e-3, first=True), "a first run is cold"
+    assert timing.is_hopeless(CONFIG, 100.0, 0.1, first=True)
+    assert not timing.is_hopeless(CONFIG, 0.0, 9.0, first=False), "nothing to compare with"
+    never = EvaluatorConfig(hopeless_ratio=0.0)
+    assert not timing.is_hopeless(never, 1.0, 9.0, first=False)
+
+
+# ------------------------------------------------------------------------------- models
+
+
+def _npz(**arrays: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    file = io.BytesIO()
+    np.savez(file, **{key.replace("__", "/"): value for key, value in arrays.items()})
+    return file.getvalue()
+
+
+def test_examples_are_read_in_pairs() -> None:
+    one = np.ones(3, np.float32)
+    found = examples.read_examples(_npz(in0__x=one, out0__y=one, in1__x=2 * one, out1__y=one))
+    assert len(found) == 2
+    assert np.array_equal(found[1].inputs["x"], 2 * one)
+
+
+@pytest.mark.parametrize("data", [b"junk", b"", _npz(x=np.ones(1)), _npz(in0__x=np.ones(1))])
+def test_what_is_no_examples_is_refused(data: bytes) -> None:
+    with pytest.raises(errors.BadRequest):
+        examples.read_examples(data)
+
+
+def test_a_models_errors_are_relative_to_the_range() -> None:
+    wanted = {"y": np.array([0.0, 10.0], np.float32)}
+    right = examples.compare_model([wanted], [{"y": np.array([0.005, 10.0], np.float32)}])
+    assert right.wrong == ""
+    assert right.max_rel_error == pytest.approx(5e-4, rel=1e-3)
+    wrong = examples.compare_model([wanted], [{"y": np.array([0.5, 10.0], np.float32)}])
+    assert "'y'" in wrong.wrong
+    assert examples.compare_model([wanted], [{}]).wrong == "output 'y' of example 0 is missing"
+    shape = examples.compare_model([wanted], [{"y": np.zeros(3, np.float32)}])
+    assert "shape" in shape.wrong
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "a/../../evil.py"])
+def test_a_package_stays_in_its_directory(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "p.whl", "w") as file:
+        file.writestr(name, "")
+    with pytest.raises(LoadError, match="leaves it"):
+        unzip(tmp_path / "p.whl", tmp_path / "into")

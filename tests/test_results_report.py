@@ -1,0 +1,97 @@
+"""The report of a job, for people and for programs."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.results.report import operator_rows, report_json, report_text
+from protos.records import (
+    Job,
+    JobSpec,
+    JobState,
+    ModelResult,
+    RankingQuality,
+    TaskProgress,
+    TrialCounts,
+)
+
+TASKS = (
+    TaskProgress("add", "k1", 2, untuned_us=50.0, tuned_us=25.0, trials=3),
+    TaskProgress("conv", "k2", 3, untuned_us=300.0, tuned_us=10.0, trials=60),
+    TaskProgress("odd", "k3", 1),
+)
+JOB = Job(
+    job_id="j1",
+    spec=JobSpec("cls", "abc", '{"kind":"llvm","num-cores":2}', trials=70),
+    state=JobState.DONE,
+    trials=TrialCounts(total=63, ok=60, failed=3, from_log=5),
+    tasks=TASKS,
+    ranking=RankingQuality(0.8, 0.9, 0.95, 4),
+    result=ModelResult(
+        untuned_ms=12.0,
+        tuned_ms=1.0,
+        max_abs_error=2e-7,
+        max_rel_error=1e-6,
+        package_filename="cls.whl",
+        package_sha256="0",
+        package_size_bytes=1,
+        onnxruntime_ms=0.9,
+    ),
+)
+
+
+def test_operators_by_their_share_of_the_untuned_model() -> None:
+    rows = operator_rows(TASKS)
+    assert [row.name for row in rows] == ["conv", "add", "odd"]
+    assert rows[0].share_before == pytest.approx(0.9)
+    assert rows[0].share_after == pytest.approx(30 / 80)
+    assert rows[0].speedup == pytest.approx(30)
+    assert (rows[2].share_before, rows[2].speedup) == (None, None)
+
+
+def test_a_kernel_that_no_trial_improved_stays_as_it_was() -> None:
+    (row,) = operator_rows([TaskProgress("f", "k", 1, untuned_us=4.0, tuned_us=5.0)])
+    assert (row.tuned_us, row.speedup) == (4.0, 1.0)
+
+
+def test_the_json_has_the_shape_that_the_command_promises() -> None:
+    assert report_json(JOB, "out/cls.whl", "sqlite:///log.db") == {
+        "job": "j1",
+        "model": "cls",
+        "target": {"kind": "llvm", "num-cores": 2},
+        "trials": {"total": 63, "ok": 60, "failed": 3},
+        "tasks": [
+            {
+                "name": task.name,
+                "workload": task.workload_key,
+                "weight": task.weight,
+                "untuned_us": task.untuned_us,
+                "tuned_us": task.tuned_us,
+                "trials": task.trials,
+            }
+            for task in TASKS
+        ],
+        "latency_ms": {"untuned": 12.0, "tuned": 1.0, "onnxruntime": 0.9},
+        "max_abs_error": 2e-7,
+        "package": "out/cls.whl",
+        "log": "sqlite:///log.db",
+    }
+
+
+def test_the_text_has_every_operator_and_the_whole_model() -> None:
+    text = report_text(JOB, "out/cls.whl", "sqlite:///log.db")
+    for piece in ("conv", "30.0×", "90.0 %", "37.5 %", "12.0×", "0.900 ms", "2.00e-07"):
+        assert piece in text
+    assert "out/cls.whl" in text
+    assert "\x1b" not in text
+    assert "\x1b" in report_text(JOB, None, "log", color=True)
+
+
+def test_a_job_that_measured_nothing() -> None:
+    job = Job("j2", JOB.spec, JobState.INTERRUPTED)
+    assert report_json(job, None, "log")["latency_ms"] == {
+        "untuned": None,
+        "tuned": None,
+        "onnxruntime": None,
+    }
+    assert "trials       0" in report_text(job, None, "log")
