@@ -51,8 +51,8 @@ class Experiments:
         self._lab = lab
 
     async def baseline(self, run: TaskRun) -> Measurement:
-        """Measure the task's untuned program; raises JobFailed if it can't be built."""
-        reference = await self._reference(run)
+        """Measure the task's untuned program."""
+        reference = await self.reference(run)
         candidate = Candidate(run.task.workload_key, UNTUNED_TRACE)
         (measurement,) = await self._measure(run, [(candidate, reference, None)])
         return measurement
@@ -100,8 +100,8 @@ class Experiments:
     async def _build(self, run: TaskRun, candidate: Candidate) -> BuildOutcome:
         return await self._lab.builders.build(run.task, candidate, self._lab.device.target_json)
 
-    async def _reference(self, run: TaskRun) -> Artifact:
-        """The task's untuned program, built once."""
+    async def reference(self, run: TaskRun) -> Artifact:
+        """The task's untuned program, built once; raises JobFailed if it can't be built."""
         if run.reference is None:
             run.reference = asyncio.create_task(self._build_reference(run))
         return await run.reference
@@ -122,7 +122,7 @@ class Experiments:
             run.task.args,
             run.task.num_outputs,
             lab.seed,
-            await self._reference(run),
+            await self.reference(run),
             lab.evaluator,
             (),
             run.best_us or 0.0,

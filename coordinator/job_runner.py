@@ -58,13 +58,13 @@ class JobRunner:
         await self._set(state=JobState.RUNNING, stage="importing the model")
         spec = self.job.spec
         model = await asyncio.to_thread(self._log.get_blob, spec.model_sha256)
-        imported = await self._import(model)
-        device = await self._device()
         search = SearchPool(SEARCH_ACTORS, spec.target_json, spec.seed, SearchConfig())
         trainer = Trainer(num_threads=1)
-        search.start()
-        trainer.start()
         try:
+            search.start()  # they load the compiler while the model is imported
+            trainer.start()
+            imported = await self._import(model)
+            device = await self._device()
             await self._tune(imported, device, search, trainer)
         finally:
             search.stop()

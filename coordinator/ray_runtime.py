@@ -18,6 +18,7 @@ _LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",  # the farm calls nobody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the only switch that keeps Ray's ports on loopback
 }
 
 
@@ -49,7 +50,6 @@ def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
                 num_cpus=4 * num_cpus,
                 include_dashboard=False,
                 object_store_memory=512 << 20,
-                _node_ip_address="127.0.0.1",
                 _system_config={"enable_metrics_collection": False},
                 **quiet,
             )

@@ -88,25 +88,37 @@ class Tuner:
         Raises JobFailed if not a single one can be timed.
         """
         missing = [run for run in self.runs if run.untuned_us is None]
-        await asyncio.gather(*(self._baseline(run) for run in missing))
+        # All builds come first: a host that also times would go back and forth for each of them.
+        built = await asyncio.gather(*(self._prepare(run) for run in missing))
+        ready = [run for run, ok in zip(missing, built, strict=True) if ok]
+        await asyncio.gather(*(self._baseline(run) for run in ready))
         if all(run.untuned_us is None for run in self.runs):
             raise JobFailed(
                 "no operator's untuned program could be measured; the device's last error is shown "
                 "by `tunefarm devices`, each measurement's error is in the tuning log"
             )
 
-    async def _baseline(self, run: TaskRun) -> None:
-        name, job_id = run.task.name, self._lab.job_id
+    async def _prepare(self, run: TaskRun) -> bool:
+        """Build the task's untuned program; False, with a warning, if that can't be done."""
         try:
-            measurement = await self._experiments.baseline(run)
+            await self._experiments.reference(run)
         except JobFailed as error:
-            log.warning("job %s: %s; it stays untuned", job_id, error)
-            return
+            log.warning("job %s: %s; it stays untuned", self._lab.job_id, error)
+            return False
+        return True
+
+    async def _baseline(self, run: TaskRun) -> None:
+        measurement = await self._experiments.baseline(run)
         untuned = Candidate(run.task.workload_key, UNTUNED_TRACE)
         run.note(Outcome(untuned, measurement.latency_us))
         if not measurement.ok:
-            status, error_text = measurement.status.name, measurement.error
-            log.warning("job %s: untuned program of %s: %s: %s", job_id, name, status, error_text)
+            log.warning(
+                "job %s: untuned program of %s: %s: %s",
+                self._lab.job_id,
+                run.task.name,
+                measurement.status.name,
+                measurement.error,
+            )
         self._changed()
 
     async def tune(self, budget: Budget) -> None:

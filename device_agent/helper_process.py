@@ -128,6 +128,18 @@ class HelperProcess:
         words = self.words()
         return f"{how}, saying: {words}" if words else how
 
+    def freeze(self) -> None:
+        """Take it off the CPUs until ``thaw``; its threads may spin while they wait for work."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it run again."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process.poll() is None:  # its end is noticed by whoever asks next
+            os.killpg(self._process.pid, number)
+
     def words(self) -> str:
         """What it wrote to its standard error, shortened."""
         try:

@@ -13,7 +13,8 @@ from device_agent.artifacts import ArtifactCache
 from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
 from device_agent.model_runner import ModelRunner
 from device_agent.telemetry import read_telemetry
-from protos import errors, host_lock
+from device_agent.turn import TimingTurn
+from protos import errors
 from protos.records import (
     Circumstances,
     Device,
@@ -61,6 +62,7 @@ class LeaseWorker:
         self._report = report
         self.kernels = KernelRunner(device)
         self._models = ModelRunner(device)
+        self._turn = TimingTurn(device.cpus)
         self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -104,7 +106,7 @@ class LeaseWorker:
             self._thread.join(JOIN_TIMEOUT_S)
 
     def _work(self) -> None:
-        while (held := self._queue.get()) is not None and not self._closed.is_set():
+        while (held := self._next()) is not None and not self._closed.is_set():
             lease = held.lease
             error = ""
             try:
@@ -123,6 +125,14 @@ class LeaseWorker:
             if error:
                 log.warning("lease %s of job %s: %s", lease.lease_id, lease.job_id, error)
             self._report(LeaseFinished(lease.lease_id, error))
+
+    def _next(self) -> _Held | None:
+        """The next lease; whoever builds on this host has its turn while there is none."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            self._turn.end()
+            return self._queue.get()
 
     def _execute(self, held: _Held) -> None:
         if held.dropped.is_set():
@@ -177,18 +187,18 @@ class LeaseWorker:
     def _run(self, work: KernelWork, reference: bytes, data: bytes) -> tuple[Outcome, float]:
         """The outcome, and the seconds waited for those who build on this host."""
         for _attempt in range(2):  # the zygote may have dropped the workload, or be a new one
-            if not self.kernels.is_prepared(work):
-                with host_lock.working():
-                    self.kernels.prepare(work, reference)
-            with host_lock.timing(self._device.cpus) as waited_s:
+            with self._turn.measuring() as waited_s:
                 if self._closed.is_set():
                     raise LeaseFailedError("the agent is shutting down")
+                if not self.kernels.is_prepared(work):
+                    self.kernels.prepare(work, reference)
                 outcome = self.kernels.measure(work, data)
             if outcome is not None:
                 return outcome, waited_s
         raise LeaseFailedError("the kernel process forgets its workload again and again")
 
     def _execute_model(self, lease: Lease, work: ModelWork) -> None:
+        self._turn.end()
         before = read_telemetry(self._device.cpus)
         run = self._models.run(work, self._artifacts.get)
         circumstances = self._circumstances(

@@ -30,9 +30,6 @@ Array = np.ndarray[Any, Any]
 LOAD_TIMEOUT_S = 120.0
 """To start Python, import an engine and read the weights; slow cards take their time."""
 
-SETTLE_S = 0.02
-"""Between turns: the thread pool of the one before still spins."""
-
 
 class _FailedError(Exception):
     def __init__(self, status: MeasurementStatus, message: str) -> None:
@@ -120,7 +117,6 @@ class ModelRunner:
             for _round in range(max(work.evaluator.repeat, 1)):
                 for variant in variants:
                     if variant.helper is not None:
-                        time.sleep(SETTLE_S)
                         self._guard(variant, lambda v=variant: self._repeat(v, work))  # type: ignore[misc]
         busy_s = time.monotonic() - started - waited
         return ModelRun(tuple(variant.result for variant in variants), waited, busy_s)
@@ -152,6 +148,7 @@ class ModelRunner:
         )
         if found.wrong:
             raise _FailedError(MeasurementStatus.WRONG_OUTPUT, found.wrong)
+        variant.helper.freeze()
 
     def _repeat(self, variant: _Variant, work: ModelWork) -> None:
         assert variant.helper is not None
@@ -159,7 +156,11 @@ class ModelRunner:
         number = max(config.number, 1)
         header = {"op": "repeat", "number": number, "min_repeat_ms": config.min_repeat_ms}
         timeout_s = config.timeout_s * (number + 1)  # and its warm-up
-        frame = _ask(variant.helper, header, timeout_s, "repeated")
+        variant.helper.thaw()
+        try:
+            frame = _ask(variant.helper, header, timeout_s, "repeated")
+        finally:
+            variant.helper.freeze()  # idle thread pools spin for longer than the next one's turn
         seconds = frame.header.get("seconds")
         if not isinstance(seconds, float) or not seconds > 0:
             raise _FailedError(MeasurementStatus.GARBAGE, f"{seconds!r} is no time")

@@ -2,6 +2,6 @@
 
 import os
 
-# Read by gRPC when it is imported. We fork only to exec, and its fork handlers can't help with that.
+# Read by gRPC when it is imported. We fork only to exec, where its fork handlers are no help.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

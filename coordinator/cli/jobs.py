@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         (watch, _watch),
         (cancel, _cancel),
     ):
-        shared.add_coordinator(verb)
+        shared.add_coordinator(verb, inherited=True)
         verb.set_defaults(run=function)
     shared.add_coordinator(parser)
     parser.set_defaults(run=_list, limit=20)

@@ -14,6 +14,9 @@ from protos.records import MAX_MODEL_BYTES, Shape
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
 
+MAX_NUMBER = 2**31 - 1
+"""The largest count or dimension that the protocol carries, and more than any makes sense."""
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -35,15 +38,23 @@ def shape(text: str) -> tuple[str, Shape]:
         sizes = tuple(int(dim) for dim in dims.split(","))
     except ValueError:
         sizes = ()
-    if not separator or not name or not sizes or min(sizes) < 1:
+    if not separator or not name or not sizes or min(sizes) < 1 or max(sizes) > MAX_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape; write name=1,3,48,192")
     return name, Shape(sizes)
 
 
 def positive(text: str) -> int:
     """A whole number above zero."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_NUMBER}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number, zero or above: no generator of random numbers takes less."""
+    largest = MAX_NUMBER - 1  # MetaSchedule's generator counts modulo MAX_NUMBER
+    if not text.isdecimal() or int(text) > largest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {largest}")
     return int(text)
 
 
@@ -85,12 +96,13 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_coordinator(parser: argparse.ArgumentParser) -> None:
-    """`--coordinator`."""
+def add_coordinator(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    """`--coordinator`; ``inherited`` where the command above has it too, so as not to reset it."""
+    default = os.environ.get(ADDRESS_ENVIRONMENT, DEFAULT_ADDRESS)
     parser.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
-        default=os.environ.get(ADDRESS_ENVIRONMENT, DEFAULT_ADDRESS),
+        default=argparse.SUPPRESS if inherited else default,
         help=f"where the coordinator listens (default: ${ADDRESS_ENVIRONMENT}, "
         f"else {DEFAULT_ADDRESS})",
     )
@@ -122,5 +134,9 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         "Importing before and packaging after come on top. Default: none",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the search and the inputs (default: 0)"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="of the search and the inputs (default: 0)",
     )

@@ -46,10 +46,11 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
     from coordinator import ray_runtime
     from coordinator.server import CoordinatorConfig
-    from coordinator.tuning_log import default_url, normalise_url
+    from coordinator.tuning_log import TuningLog, default_url, normalise_url
 
     check_address(options.listen)
     url = normalise_url(options.log) if options.log else default_url()
+    TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     cpus = len(os.sched_getaffinity(0))
     config = CoordinatorConfig(url, options.listen, num_builders=cpus)
     with ray_runtime.running(cpus, options.ray_address):

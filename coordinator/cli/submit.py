@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
-from protos.records import DeviceState, JobSpec, sha256_hex
+from protos.records import DeviceState, JobSpec, canonical_json, sha256_hex
 
 _EPILOG = """\
 examples:
@@ -62,9 +63,21 @@ def run(options: argparse.Namespace) -> int:
         return jobs.follow(farm, job.job_id, Path(options.out))
 
 
+def _canonical(target_json: str) -> str:
+    """The target as agents write it, so that spaces and the order of keys don't matter."""
+    try:
+        target = json.loads(target_json)
+    except ValueError as error:
+        raise BadRequest(
+            f"the target is not valid JSON: {error}. Copy one from `tunefarm devices`, or name a "
+            "device with --device"
+        ) from error
+    return canonical_json(target)
+
+
 def _target(farm: FarmClient, options: argparse.Namespace) -> str:
     if options.target:
-        return str(options.target)
+        return _canonical(options.target)
     devices = [s.device for s in farm.devices() if s.state is not DeviceState.GONE]
     if options.device:
         devices = [device for device in devices if device.name == options.device]

@@ -21,6 +21,12 @@ BUILD_TIMEOUT_S = 60.0
 class BuildWorker:
     """Lives in an actor. Everything that needs the compiler runs here."""
 
+    def __init__(self) -> None:
+        """Loads the compiler, so that the first build need not wait for it."""
+        from device_agent.build import tool_versions
+
+        tool_versions()
+
     def build(self, workload_json: str, trace_json: str, target_json: str) -> BuildOutcome:
         """One candidate to an object file."""
         from device_agent.build import build_kernel

@@ -83,6 +83,14 @@ class Outstanding:
     deadline: float
     trials: dict[str, PendingTrial]
 
+    @property
+    def done(self) -> bool:
+        """True if every result has come."""
+        model = self.batch.model_result
+        return all(trial.result.done() for trial in self.trials.values()) and (
+            model is None or model.done()
+        )
+
 
 class Fleet:
     """The devices of this coordinator. Lives on its event loop."""
@@ -149,8 +157,10 @@ class Fleet:
         batch = self._batches.pop(batch_id)
         for lease_id, held in list(self._outstanding.items()):
             if held.batch is batch:
-                held.session.outbox.put_nowait(CancelLease(lease_id))
+                if not held.done:
+                    held.session.outbox.put_nowait(CancelLease(lease_id))
                 self._release(lease_id)
+        self.dispatch()
 
     # ------------------------------------------------------------- leases
 

@@ -20,6 +20,7 @@ from coordinator.search.proposer import (
 )
 from cost_model.features import Features
 from cost_model.model import CostModel
+from device_agent.build import register_intrinsics
 from protos import host_lock
 from protos.records import Task
 
@@ -31,6 +32,8 @@ class SearchWorker:
     """Lives in an actor: holds the proposers of its tasks and the newest cost model."""
 
     def __init__(self, target_json: str, seed: int, config: SearchConfig) -> None:
+        """Loads the compiler, so that the first proposal need not wait for it."""
+        register_intrinsics(target_json)
         self._target_json = target_json
         self._seed = seed
         self._config = config
