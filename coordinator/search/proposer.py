@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +26,12 @@ from protos.records import UNTUNED_TRACE, Candidate, Task
 log = logging.getLogger(__name__)
 
 SERIAL_BELOW_US = 300.0
-"""A task whose untuned program is faster also gets design spaces without threads: starting and
-joining a thread pool costs a few microseconds, which a small kernel can't win back."""
+"""A task whose untuned program is faster is tried without threads too: to start and join a thread
+pool costs some microseconds, which a small kernel can't win back. MetaSchedule's own space makes
+every kernel parallel (docs/decisions/0007-serial-candidates.md)."""
+
+SERIAL_SHARES = (0.5, 0.8, 0.2)
+"""Share of a batch without threads: at first, when those lead, when they trail."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,16 @@ def trace_to_json(trace: Any) -> str:
     return json.dumps(trace.as_json(False), default=plain, separators=(",", ":"))
 
 
+def without_threads(trace_json: str) -> str:
+    """The same schedule with its parallel loops left serial."""
+    instructions, decisions = json.loads(trace_json)
+    parallel = [i for i, instruction in enumerate(instructions) if instruction[0] == "Parallel"]
+    if any(index > parallel[0] for index, *_ in decisions if parallel):
+        raise ValueError("a decision after a parallel loop: its index would be off")
+    serial = [instruction for instruction in instructions if instruction[0] != "Parallel"]
+    return json.dumps([serial, decisions], separators=(",", ":"))
+
+
 class Proposer:
     """The search for one task on one target."""
 
@@ -101,20 +117,19 @@ class Proposer:
         self._workload = self._database.commit_workload(self._module)
         self._known: set[str] = set()
         self._traces: dict[str, Any] = {}  # of what was proposed and not observed yet
-        self._context = self._make_context("from-target", num_threads, seed)
-        spaces = list(self._context.generate_design_space())
-        if untuned_us < SERIAL_BELOW_US:
-            serial = self._make_context(self._serial_rules(), num_threads, seed)
-            spaces += list(serial.generate_design_space())
+        self._context = self._make_context(num_threads, seed)
+        self._may_be_serial = untuned_us < SERIAL_BELOW_US
+        self._best_us = {True: math.inf, False: math.inf}  # by whether it is serial
+        self._random = random.Random(seed)
         self._context.pre_tuning(
             max_trials=1 << 30,
             num_trials_per_iter=config.batch,
-            design_spaces=spaces,
+            design_spaces=self._context.generate_design_space(),
             database=self._database,
             cost_model=_search_cost_model(self._score),
         )
 
-    def _make_context(self, rules: Any, num_threads: int, seed: int) -> Any:
+    def _make_context(self, num_threads: int, seed: int) -> Any:
         from tvm.s_tir import meta_schedule as ms
 
         config = self._config
@@ -127,26 +142,12 @@ class Proposer:
         return ms.TuneContext(
             mod=self._module,
             target=self._target,
-            space_generator=ms.space_generator.PostOrderApply(sch_rules=rules),
+            space_generator="post-order-apply",
             search_strategy=strategy,
             task_name=self._task.name,
             num_threads=num_threads,
             rand_state=seed,
         )
-
-    def _serial_rules(self) -> list[Any]:
-        """The target's schedule rules, with vectorisation and unrolling but no parallel loops."""
-        from tvm.s_tir.meta_schedule import schedule_rule
-
-        rules = list(self._context.space_generator.sch_rules)
-        serial = schedule_rule.ParallelizeVectorizeUnroll(
-            max_jobs_per_core=-1,
-            max_vectorize_extent=64,
-            unroll_max_steps=[0, 16, 64, 512],
-            unroll_explicit=True,
-        )
-        parallel = schedule_rule.ParallelizeVectorizeUnroll
-        return [serial if isinstance(rule, parallel) else rule for rule in rules]
 
     def use_model(self, model: CostModel | None) -> None:
         """Score candidates with ``model`` from now on; None: at random."""
@@ -174,19 +175,37 @@ class Proposer:
         return []
 
     def _fresh(self, found: list[Any]) -> list[Proposal]:
-        traces = [trace_to_json(item.sch.trace) for item in found]
-        candidates = [Candidate(self._task.workload_key, trace) for trace in traces]
-        keep = [i for i, candidate in enumerate(candidates) if candidate.key not in self._known]
-        if not keep:
+        from tvm.s_tir.meta_schedule import MeasureCandidate
+
+        chosen: dict[str, tuple[Candidate, Any]] = {}
+        for item in found:
+            candidate, schedule = self._form(trace_to_json(item.sch.trace), item.sch)
+            if candidate.key not in self._known:
+                chosen[candidate.key] = (candidate, schedule)
+        if not chosen:
             return []
-        self._known.update(candidates[i].key for i in keep)
-        self._traces.update((candidates[i].key, found[i].sch.trace) for i in keep)
-        features = self._features([found[i] for i in keep])
-        scores = [None] * len(keep) if self._model is None else self._model.predict(features)
+        self._known.update(chosen)
+        self._traces.update((key, schedule.trace) for key, (_, schedule) in chosen.items())
+        features = self._features([MeasureCandidate(sch, []) for _, sch in chosen.values()])
+        scores = [None] * len(chosen) if self._model is None else self._model.predict(features)
         return [
-            Proposal(candidates[i], row, None if score is None else float(score))
-            for i, row, score in zip(keep, features, scores, strict=True)
+            Proposal(candidate, row, None if score is None else float(score))
+            for (candidate, _), row, score in zip(chosen.values(), features, scores, strict=True)
         ]
+
+    def _form(self, trace_json: str, schedule: Any) -> tuple[Candidate, Any]:
+        """The candidate as it was found, or without its threads."""
+        as_found = Candidate(self._task.workload_key, trace_json)
+        if not self._may_be_serial or self._random.random() >= self._serial_share():
+            return as_found, schedule
+        serial = Candidate(self._task.workload_key, without_threads(trace_json))
+        return serial, self._schedule(serial)
+
+    def _serial_share(self) -> float:
+        first, leading, trailing = SERIAL_SHARES
+        if math.inf in self._best_us.values():
+            return first
+        return leading if self._best_us[True] < self._best_us[False] else trailing
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Take measured candidates into the database that seeds the next population."""
@@ -199,6 +218,8 @@ class Proposer:
                 continue
             if trace is None:
                 trace = self._schedule(outcome.candidate).trace
+            serial = '"Parallel"' not in outcome.candidate.trace_json
+            self._best_us[serial] = min(self._best_us[serial], outcome.latency_us)
             seconds = [outcome.latency_us * 1e-6]
             record = TuningRecord(trace, self._workload, seconds, self._target, None)
             self._database.commit_tuning_record(record)
