@@ -18,7 +18,7 @@ from protos.records import JobState, MeasurementStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protos", "cost_model", "device_agent", "coordinator")
-SHELL_WORDS = ("|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1")
+PUNCTUATION = "();<>|&"
 
 
 def documents() -> list[Path]:
@@ -95,14 +95,16 @@ def code(text: str) -> Iterator[str]:
 
 def invocations(line: str) -> Iterator[list[str]]:
     """The arguments of every call of `tunefarm` in a line of shell."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
     try:
-        words = shlex.split(line, comments=True)
+        words = list(lexer)
     except ValueError:  # no shell, or only a piece of it
         words = line.split()
     for start, word in enumerate(words):
         if word == "tunefarm" or word.endswith("/tunefarm"):
             rest = words[start + 1 :]
-            ends = [i for i, item in enumerate(rest) if item in SHELL_WORDS]
+            ends = [i for i, item in enumerate(rest) if item and set(item) <= set(PUNCTUATION)]
             yield rest[: ends[0]] if ends else rest
 
 

@@ -21,13 +21,17 @@ def add_parser(commands: Any) -> None:
         "jobs", help="list, show, watch or cancel jobs", description="The jobs of a coordinator."
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    listing = verbs.add_parser("list", help="the newest jobs")
+
+    def add(name: str, what: str) -> Any:
+        return verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+
+    listing = add("list", "the newest jobs")
     listing.add_argument("--limit", type=shared.positive, default=20, metavar="N")
-    show = verbs.add_parser("show", help="one job with every operator")
+    show = add("show", "one job with every operator")
     show.add_argument("--json", action="store_true", help="as one JSON object")
-    watch = verbs.add_parser("watch", help="progress until it has ended, then its package")
+    watch = add("watch", "progress until it has ended, then its package")
     add_out(watch)
-    cancel = verbs.add_parser("cancel", help="stop a job; what was measured stays in the log")
+    cancel = add("cancel", "stop a job; what was measured stays in the log")
     for verb in (show, watch, cancel):
         verb.add_argument("job", metavar="JOB", help="the id that `tunefarm submit` printed")
     for verb, function in (

@@ -1,0 +1,127 @@
+"""One task's search: batches are new, replay to the same program, and survive a restart."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import Trace
+
+from coordinator.search.proposer import (
+    SERIAL_BELOW_US,
+    Outcome,
+    Proposer,
+    SearchConfig,
+    best_outcomes,
+    without_threads,
+)
+from cost_model.features import CANDIDATE_WIDTH
+from cost_model.model import CostModel, Sample
+from device_agent.build import build_kernel
+from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus, Task
+from tests.kernels import matmul, matmul_args, target_json, workload_json
+
+SMALL = SearchConfig(batch=8, population=16, generations=1)
+TARGET = target_json(2)
+LARGE_US = 10 * SERIAL_BELOW_US
+
+
+def _task() -> Task:
+    return Task("matmul", "k" * 32, workload_json(matmul()), 1, matmul_args(), 1, 2.0 * 64**3)
+
+
+def _proposer(untuned_us: float = LARGE_US, seed: int = 0) -> Proposer:
+    return Proposer(_task(), TARGET, seed, untuned_us, SMALL, num_threads=1)
+
+
+def test_batches_may_be_proposed_ahead_and_stay_distinct() -> None:
+    proposer = _proposer()
+    keys = [p.candidate.key for _ in range(3) for p in proposer.propose()]
+    assert len(keys) >= 16
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_proposal_carries_its_features_and_builds() -> None:
+    proposal = _proposer().propose()[0]
+    assert proposal.features.shape == (CANDIDATE_WIDTH,)
+    assert proposal.score is None
+    outcome = build_kernel(_task().workload_json, proposal.candidate.trace_json, TARGET)
+    assert outcome.status is MeasurementStatus.OK, outcome.error
+
+
+def test_the_same_seed_proposes_the_same_first_batch() -> None:
+    first, again = _proposer(seed=7).propose(), _proposer(seed=7).propose()
+    assert {p.candidate.key for p in first} == {p.candidate.key for p in again}
+
+
+def test_a_restarted_search_knows_what_was_measured() -> None:
+    """Features come back the same from the text of a trace, and nothing is proposed twice."""
+    before = _proposer()
+    measured = before.propose()
+    outcomes = [Outcome(p.candidate, 10.0 + i) for i, p in enumerate(measured)]
+    untuned = Outcome(Candidate("k" * 32, UNTUNED_TRACE), 500.0)
+    after = _proposer()
+    features = after.recall([untuned, *outcomes])
+    assert set(features) == {p.candidate.key for p in measured}
+    for proposal in measured:
+        np.testing.assert_allclose(features[proposal.candidate.key], proposal.features, rtol=1e-5)
+    proposed = {p.candidate.key for p in after.propose()}
+    assert not proposed & set(features)
+
+
+def test_a_trace_that_can_not_be_replayed_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alien = Candidate("k" * 32, '[[["GetSBlock",[],["no such block","main"],["b0"]]],[]]')
+    assert _proposer().recall([Outcome(alien, 1.0)]) == {}
+    assert alien.key[:12] in caplog.text
+
+
+def test_scores_come_from_the_model_in_use() -> None:
+    proposer = _proposer()
+    rows = [p.features for _ in range(4) for p in proposer.propose()]
+    samples = [Sample("k", row, 10.0 + float(row[0])) for row in rows]
+    model = CostModel.train(samples)
+    proposer.use_model(model)
+    for proposal in proposer.propose():
+        assert proposal.score == pytest.approx(float(model.predict(proposal.features[None])[0]))
+
+
+def test_small_kernels_are_also_tried_without_threads() -> None:
+    proposals = [p for proposer in (_proposer(1.0),) for _ in range(3) for p in proposer.propose()]
+    serial = [p for p in proposals if '"Parallel"' not in p.candidate.trace_json]
+    assert 0 < len(serial) < len(proposals)
+    built = build_kernel(_task().workload_json, serial[0].candidate.trace_json, TARGET)
+    assert built.artifact is not None, built.error
+    assert b"ParallelLaunch" not in built.artifact.data
+    large = [p for _ in range(3) for p in _proposer(LARGE_US).propose()]
+    assert all('"Parallel"' in p.candidate.trace_json for p in large)
+
+
+def test_leaving_out_threads_changes_nothing_else() -> None:
+    trace = next(
+        p.candidate.trace_json
+        for p in _proposer().propose()
+        if '"Parallel"' in p.candidate.trace_json
+    )
+
+    def scheduled(text: str) -> str:
+        schedule = Schedule(tvm.ir.load_json(_task().workload_json))
+        Trace.apply_json_to_schedule(json.loads(text), schedule)
+        return str(schedule.mod.script())
+
+    parallel, serial = scheduled(trace), scheduled(without_threads(trace))
+    assert "T.parallel" in parallel
+    assert "T.parallel" not in serial
+    assert "T.vectorized" in serial
+    assert serial.count("T.sblock(") == parallel.count("T.sblock(")
+    assert without_threads(without_threads(trace)) == without_threads(trace)
+
+
+def test_the_fastest_outcomes_are_remembered_first() -> None:
+    outcomes = [Outcome(Candidate("k", str(i)), us) for i, us in enumerate([3.0, None, 1.0, 2.0])]
+    assert [o.latency_us for o in best_outcomes(outcomes, 3)] == [1.0, 2.0, 3.0]
+    assert best_outcomes(outcomes, 9)[-1].latency_us is None
