@@ -99,4 +99,6 @@ async def _read_submission(
         raise BadRequest("a submission needs a spec and a model")
     if spec.trials < 0 or (spec.time_limit_s is not None and spec.time_limit_s < 0):
         raise BadRequest("the budget (trials, time limit) can't be negative")
+    if spec.seed < 0:
+        raise BadRequest("the seed can't be negative")
     return spec, bytes(model)

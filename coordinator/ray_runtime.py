@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
+from protos.errors import Unavailable
+
 log = logging.getLogger(__name__)
 
 W = TypeVar("W")
@@ -54,12 +56,14 @@ def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
                 **quiet,
             )
         yield
+    except ConnectionError as error:
+        raise Unavailable(f"no Ray cluster answers at {address}: {error}") from error
     finally:
         ray.shutdown()
 
 
-class ActorLost(Exception):
-    """The actor's process died in mid-call, or was killed because it took too long."""
+class ActorLost(Unavailable):
+    """The actor's process died in mid-call."""
 
 
 class Actor(Generic[W]):
@@ -98,7 +102,10 @@ class Actor(Generic[W]):
             raise
         except ray.exceptions.RayActorError as error:
             self._handle = None
-            raise ActorLost(f"{self._name} died in {method}: {error}") from error
+            raise ActorLost(
+                f"the process {self._name} died in {method}: {error}. What was measured is in the "
+                "log; submit the job again to go on"
+            ) from error
 
     def stop(self) -> None:
         """Kill the actor's process."""

@@ -20,6 +20,7 @@ from coordinator.fleet.gateway import Gateway
 from coordinator.frontend.onnx_model import inspect_model
 from coordinator.job_runner import JobRunner
 from coordinator.tuning_log import TuningLog
+from device_agent.build import parse_target
 from protos import farm_pb2, farm_pb2_grpc
 from protos.errors import Conflict, FarmError, JobFailed, NotFound, Unavailable
 from protos.records import DeviceStatus, Job, JobSpec, JobState
@@ -131,6 +132,7 @@ class Coordinator:
         """
         if self._stopping:
             raise Unavailable("the coordinator is shutting down")
+        await asyncio.to_thread(parse_target, spec.target_json)
         await asyncio.to_thread(inspect_model, model, spec.shapes)
         sha256 = await asyncio.to_thread(self.log.put_blob, model)
         spec = replace(spec, model_sha256=sha256)

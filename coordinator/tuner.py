@@ -87,7 +87,7 @@ class Tuner:
 
         Raises JobFailed if not a single one can be timed.
         """
-        missing = [run for run in self.runs if run.untuned_us is None]
+        missing = [run for run in self.runs if _untuned(run.task).key not in run.outcomes]
         # All builds come first: a host that also times would go back and forth for each of them.
         built = await asyncio.gather(*(self._prepare(run) for run in missing))
         ready = [run for run, ok in zip(missing, built, strict=True) if ok]
@@ -109,8 +109,7 @@ class Tuner:
 
     async def _baseline(self, run: TaskRun) -> None:
         measurement = await self._experiments.baseline(run)
-        untuned = Candidate(run.task.workload_key, UNTUNED_TRACE)
-        run.note(Outcome(untuned, measurement.latency_us))
+        run.note(Outcome(_untuned(run.task), measurement.latency_us))
         if not measurement.ok:
             log.warning(
                 "job %s: untuned program of %s: %s: %s",
@@ -208,3 +207,7 @@ class Tuner:
             counts.failed + failed,
             counts.from_log + from_log,
         )
+
+
+def _untuned(task: Task) -> Candidate:
+    return Candidate(task.workload_key, UNTUNED_TRACE)

@@ -161,6 +161,7 @@ class Agent:
             self._outbox.acknowledge(record)
         elif isinstance(record, CancelLease):
             self.worker.cancel(record.lease_id)
+            self._outbox.drop(record.lease_id)
 
     def _begin(self, session: _Session, registered: Registered) -> None:
         log.info("device %s: session %s", self._device.name, registered.session_id)

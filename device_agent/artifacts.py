@@ -32,6 +32,11 @@ class ArtifactCache:
             check(artifact, artifact.data)
             self._keep(artifact.sha256, artifact.data)
 
+    def has(self, artifact: Artifact) -> bool:
+        """True if ``get`` need not fetch it."""
+        with self._lock:
+            return bool(artifact.data) or artifact.sha256 in self._kept
+
     def get(self, artifact: Artifact) -> bytes:
         """The bytes, checked.
 

@@ -16,6 +16,7 @@ from device_agent.telemetry import read_telemetry
 from device_agent.turn import TimingTurn
 from protos import errors
 from protos.records import (
+    Artifact,
     Circumstances,
     Device,
     EvaluatorConfig,
@@ -145,17 +146,23 @@ class LeaseWorker:
     def _execute_kernels(self, held: _Held, work: KernelWork) -> None:
         for artifact in (work.reference, *(trial.artifact for trial in work.trials)):
             self._artifacts.keep(artifact)
-        reference = self._artifacts.get(work.reference)
+        reference = self._fetch(work.reference)
         for trial in work.trials:
             if held.dropped.is_set() or self._closed.is_set():
                 return
             if held.expired():
                 raise LeaseFailedError("the lease expired before it was done")
-            data = self._artifacts.get(trial.artifact)
+            data = self._fetch(trial.artifact)
             measurement = self._measure(held.lease, work, trial, reference, data)
             if self._closed.is_set():
                 return  # what we killed ourselves says nothing of the candidate
             self._report(measurement)
+
+    def _fetch(self, artifact: Artifact) -> bytes:
+        """The bytes; ends the turn if they have to come over the network."""
+        if not self._artifacts.has(artifact):
+            self._turn.end()
+        return self._artifacts.get(artifact)
 
     def _measure(
         self, lease: Lease, work: KernelWork, trial: Trial, reference: bytes, data: bytes

@@ -27,6 +27,12 @@ class Outbox:
         with self._lock:
             self._results.pop((acknowledgement.lease_id, acknowledgement.candidate_key), None)
 
+    def drop(self, lease_id: str) -> None:
+        """Drop a lease's results: the coordinator has no use for them."""
+        with self._lock:
+            for key in [key for key in self._results if key[0] == lease_id]:
+                del self._results[key]
+
     def pending(self) -> list[Result]:
         """All that is not acknowledged, oldest first."""
         with self._lock:

@@ -31,6 +31,8 @@ ALIGNMENT_BYTES = 64
 _CPU_DEVICE_TYPE = 1
 _ONE_CORE_PER_THREAD = -2  # threading::ThreadGroup::kSpecifyOneCorePerThread
 _LIMIT_ZERO_TIME_ITERATIONS = 100
+_NO_COMPILER = "nocxx"
+"""A C++ compiler that there isn't: without a name the linker's wrapper would run ``c++``."""
 
 
 def find_runtime() -> Path:
@@ -93,7 +95,7 @@ class Runtime:
 
     def load(self, artifact: bytes) -> Any:
         """The function ``main`` of an object file; raises what the linker raises."""
-        module = self.session.load_module(artifact, cxx="nocxx")
+        module = self.session.load_module(artifact, cxx=_NO_COMPILER)
         return module, module["main"]
 
     def bind(self, loaded: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> Kernel:
@@ -123,6 +125,17 @@ class Runtime:
         return Kernel(run=lambda: main(*args), evaluate=evaluate)
 
 
+def _look_for_no_compiler(session: Any) -> None:
+    """Have the first load over with: it starts processes to look for a C++ compiler, and the answer
+    (there is none called ``nocxx``) is remembered for every child that is forked from here."""
+    try:
+        session.load_module(b"no object file", cxx=_NO_COMPILER)
+    except Exception as error:  # which one is up to the linker, and of no interest
+        log.debug("first load, as expected: %s", error)
+    else:
+        raise errors.Unavailable("the linker takes anything for an object file")
+
+
 def load_runtime() -> Runtime:
     """Load TVM's runtime into this process; raises Unavailable if it is not on this device."""
     library = find_runtime()
@@ -134,9 +147,11 @@ def load_runtime() -> Runtime:
             f"{error.name} is not installed on this device: pip install 'tunefarm[agent]'"
         ) from error
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    session = tvm_ffi_orcjit.default_session()
+    _look_for_no_compiler(session)
     return Runtime(
         tvm_ffi,
-        tvm_ffi_orcjit.default_session(),
+        session,
         tvm_ffi.get_global_func("runtime.RPCTimeEvaluator"),
         tvm_ffi.get_global_func("runtime.config_threadpool"),
     )

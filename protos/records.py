@@ -115,7 +115,7 @@ class EvaluatorConfig:
 
     number: int = 1
     repeat: int = 5
-    min_repeat_ms: int = 5
+    min_repeat_ms: int = 3
     timeout_s: float = 10.0
     hopeless_ratio: float = 5.0
     cold_cache: bool = False

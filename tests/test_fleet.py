@@ -190,6 +190,44 @@ def test_a_result_that_comes_twice_is_kept_once_and_acknowledged_twice(tmp_path:
     asyncio.run(scenario())
 
 
+def test_a_late_result_of_an_earlier_session_is_welcome(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            before = FakeAgent(fleet.port)
+            await before.register()
+            lease = await before.receive()
+            await before.vanish()
+            await fleet.devices(TARGET, 0)
+            after = FakeAgent(fleet.port)
+            await after.register()
+            await after.receive()  # the same trial, leased again
+            key = lease.kernel.trials[0].candidate_key  # type: ignore[attr-defined]
+            late = Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id)  # type: ignore[attr-defined]
+            await after.send(late)
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert measurement == late
+            assert _logged(fleet, after.device.kind) == [Status.CRASHED]
+            await after.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_a_result_that_nobody_knows_is_called_off(tmp_path: Path) -> None:
+    """As after a restart of the coordinator: the agent is told to forget it."""
+
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            fake = FakeAgent(fleet.port)
+            await fake.register()
+            await fake.send(Measurement(WORKLOAD, "unknown", Status.OK, "gone"))
+            answer = await fake.receive()
+            assert type(answer).__name__ == "CancelLease"
+            await fake.vanish()
+
+    asyncio.run(scenario())
+
+
 def test_nobody_answers_a_lease_that_is_not_its_own(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:

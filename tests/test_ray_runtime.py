@@ -72,12 +72,11 @@ def test_an_actor_keeps_its_state_and_is_replaced_when_it_dies_or_hangs() -> Non
 
 
 def test_ray_listens_on_loopback_only() -> None:
-    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     listening = [
         connection.laddr.ip
-        for process in ours
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in ours
     ]
     assert listening
     assert {ip for ip in listening if ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import socket
 from typing import Any
 
@@ -57,10 +58,16 @@ def run(options: argparse.Namespace) -> int:
     """Serve the coordinator until SIGINT or SIGTERM."""
     from device_agent.agent import run_agent
 
+    target = options.target
+    if target is None and importlib.util.find_spec("tvm") is not None:
+        # The compiler knows this CPU better, and `tunefarm tune` asks it, too.
+        from coordinator.frontend.target import resolve_target
+
+        target = resolve_target("auto", threads=len(options.cpus) if options.cpus else None)
     return run_agent(
         options.coordinator,
         options.name,
-        options.target,
+        target,
         options.cpus,
         options.emulated,
         options.die_with_parent,

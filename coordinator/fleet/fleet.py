@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +43,9 @@ MAX_ATTEMPTS = 3
 """A trial that was leased this often and lost its device each time is not sent again."""
 
 LEASE_SLACK_S = 60.0
+
+REMEMBERED_LEASES = 64
+"""Leases that are over, but whose late results would still be taken."""
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Fleet:
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
         self._outstanding: dict[str, Outstanding] = {}
+        self._over: OrderedDict[str, Outstanding] = OrderedDict()
         self._artifacts: dict[str, Artifact] = {}
 
     # ------------------------------------------------------------- the job's side
@@ -216,6 +221,9 @@ class Fleet:
     def _release(self, lease_id: str) -> Outstanding | None:
         held = self._outstanding.pop(lease_id, None)
         if held is not None:
+            self._over[lease_id] = held
+            while len(self._over) > REMEMBERED_LEASES:
+                self._over.popitem(last=False)
             held.session.leases.pop(lease_id, None)
             in_use = {a.sha256 for o in self._outstanding.values() for a in _artifacts(o.lease)}
             for artifact in _artifacts(held.lease):
@@ -272,13 +280,16 @@ class Fleet:
         self.dispatch()
 
     async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
-        """Results from a device: into the log, then acknowledged, then to the job."""
+        """Results from a device: into the log, then acknowledged, then to the job.
+
+        Late ones are welcome: of a lease that has expired, or of a session before the present one.
+        """
         by_lease: dict[str, list[Measurement]] = {}
         for measurement in measurements:
             by_lease.setdefault(measurement.lease_id, []).append(measurement)
         for lease_id, results in by_lease.items():
-            held = self._outstanding.get(lease_id)
-            if held is None or held.session is not session:
+            held = self._outstanding.get(lease_id) or self._over.get(lease_id)
+            if held is None or held.session.device.name != session.device.name:
                 session.outbox.put_nowait(CancelLease(lease_id))
                 continue
             known = [(held.trials.get(result.candidate_key), result) for result in results]

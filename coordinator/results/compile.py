@@ -28,6 +28,7 @@ def compile_model(module_json: str, target_json: str, traces: Mapping[str, str])
     kernel, if a trace can't be applied, or if the result does not compile.
     """
     import tvm
+    from tvm import relax
 
     target = tvm.target.Target(json.loads(target_json))
     module = tvm.ir.load_json(module_json)
@@ -36,7 +37,8 @@ def compile_model(module_json: str, target_json: str, traces: Mapping[str, str])
         _register_intrinsics(target_json)
         module = _apply_traces(module, target, wanted)
     try:
-        executable = tvm.compile(module, target=target)
+        # "compiled": the calls between the kernels are machine code, too, not bytecode.
+        executable = relax.build(module, target=target, exec_mode="compiled")
         return _object_files(executable)
     except Exception as error:
         raise JobFailed(f"the model does not compile: {_first_line(error)}") from error

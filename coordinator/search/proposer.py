@@ -40,8 +40,8 @@ class SearchConfig:
     trace costs more than what a larger population finds (measured: docs/performance.md)."""
 
     batch: int = 16
-    population: int = 96
-    generations: int = 3
+    population: int = 64
+    generations: int = 2
     eps_greedy: float = 0.1
 
 

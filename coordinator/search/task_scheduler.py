@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FIRST_BATCH_SHARE = 0.7
-"""What a first batch is expected to take off the untuned latency: most of it."""
+FIRST_BATCH_SHARE = 0.5
+"""Share of what is above the floor that a first batch is expected to win."""
 
-OPTIMISM = 0.12
+OPTIMISM = 0.15
 """Share of what is above the floor that a batch is hoped to win when the history says nothing."""
 
 HISTORY = 3
