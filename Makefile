@@ -37,7 +37,7 @@ $(STAMP): setup.cfg pyproject.toml requirements.lock demo-models.txt | $(BIN)/py
 
 tune: setup  ## tune PP-OCR's text direction classifier for this machine (options: TUNE_ARGS=...)
 	@MODEL="$$($(BIN)/python -m examples.demo_model cls)" && \
-	$(BIN)/tunefarm tune "$$MODEL" --shape x=1,3,48,192 --time-limit 4m --trials 900 $(TUNE_ARGS)
+	$(BIN)/tunefarm tune "$$MODEL" --shape x=1,3,48,192 --time-limit 280s --trials 2000 $(TUNE_ARGS)
 
 test: setup  ## run the tests (options: PYTEST_ARGS=...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

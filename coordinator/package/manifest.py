@@ -8,6 +8,9 @@ from typing import Any
 
 from protos.records import TensorSpec
 
+MANIFEST_VERSION = 2
+"""Raised when a package is put together in another way; one of an older version is made anew."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -60,7 +63,7 @@ def manifest_json(
 ) -> dict[str, Any]:
     """The JSON object of ``manifest.json``."""
     return {
-        "manifest_version": 1,
+        "manifest_version": MANIFEST_VERSION,
         "model": {"name": name, "file": manifest.model_file, "sha256": manifest.model_sha256},
         "target": manifest.target_json,
         "architecture": architecture,

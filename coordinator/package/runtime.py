@@ -47,8 +47,11 @@ class Model:
         self._lock = threading.Lock()
         with _loading:
             _load_runtime(self._manifest, num_threads)
-            self._executable, self._main = _load_main()
-        self._buffers = {name: _aligned(spec) for name, spec in self.inputs.items()}
+            self._executable, self._main, workspace = _load_main()
+        self._inputs = _specs(self._manifest["inputs"])
+        self._outputs = _specs(self._manifest["outputs"])
+        self._buffers = {name: _aligned(spec) for name, spec in self._inputs.items()}
+        self._arguments = [*map(_tensor, self._buffers.values()), *workspace]
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -58,31 +61,27 @@ class Model:
     @property
     def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each input, by its name in the ONNX model."""
-        return _specs(self._manifest["inputs"])
+        return dict(self._inputs)
 
     @property
     def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each output, by its name in the ONNX model."""
-        return _specs(self._manifest["outputs"])
+        return dict(self._outputs)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """The outputs for these inputs, as new arrays; raises ValueError for unfit inputs."""
         import tvm_ffi
 
-        arrays = _checked(inputs, self.inputs)
+        arrays = _checked(inputs, self._inputs)
         with self._lock:
             for name, array in arrays.items():
                 np.copyto(self._buffers[name], array)
-            arguments = [
-                tvm_ffi.from_dlpack(buffer, require_alignment=_ALIGNMENT_BYTES)
-                for buffer in self._buffers.values()
-            ]
-            result = self._main(*arguments)
+            result = self._main(*self._arguments)
             results = list(result) if isinstance(result, tvm_ffi.Array) else [result]
-            # Copies, because the runtime gives an output's memory to the next run.
+            # Copies, because the next run writes into the same memory.
             return {
                 name: np.array(np.from_dlpack(tensor))
-                for name, tensor in zip(self.outputs, results, strict=True)
+                for name, tensor in zip(self._outputs, results, strict=True)
             }
 
 
@@ -176,7 +175,14 @@ def _load_runtime(manifest: Mapping[str, Any], num_threads: int | None) -> None:
         )
 
 
-def _load_main() -> tuple[Any, Any]:
+def _tensor(buffer: np.ndarray[Any, Any]) -> Any:
+    import tvm_ffi
+
+    return tvm_ffi.from_dlpack(buffer, require_alignment=_ALIGNMENT_BYTES)
+
+
+def _load_main() -> tuple[Any, Any, list[Any]]:
+    """What must be kept alive, the function to call, and its further arguments."""
     import tvm_ffi_orcjit
 
     objects = [path.read_bytes() for path in sorted((_HERE / "objects").glob("*.o"))]
@@ -184,4 +190,4 @@ def _load_main() -> tuple[Any, Any]:
     module = tvm_ffi_orcjit.default_session().load_module(objects, cxx="nocxx")
     executable = module.get_function("vm_load_executable")()
     executable["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-    return (module, executable), executable["main"]
+    return (module, executable), executable["main"], list(executable["workspace"]())

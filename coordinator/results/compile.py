@@ -14,6 +14,8 @@ from typing import Any
 from protos.errors import JobFailed
 from protos.records import UNTUNED_TRACE
 
+from .workspace import pipeline
+
 log = logging.getLogger(__name__)
 
 _ARCHIVE_TIME = 315_532_800
@@ -38,7 +40,10 @@ def compile_model(module_json: str, target_json: str, traces: Mapping[str, str])
         module = _apply_traces(module, target, wanted)
     try:
         # "compiled": the calls between the kernels are machine code, too, not bytecode.
-        executable = relax.build(module, target=target, exec_mode="compiled")
+        with target:
+            executable = relax.build(
+                module, target, relax_pipeline=pipeline(target), exec_mode="compiled"
+            )
         return _object_files(executable)
     except Exception as error:
         raise JobFailed(f"the model does not compile: {_first_line(error)}") from error

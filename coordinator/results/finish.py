@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.frontend.target import cpu_flags
-from coordinator.package.manifest import Latency, Manifest, Record
+from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
 from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_model
 from coordinator.results.verify import make_examples
@@ -94,7 +94,13 @@ class Finisher:
     def _key(self, best: Mapping[str, BestRecord], versions: Mapping[str, str]) -> str:
         """What the package is made of: model, device, records and tools."""
         records = sorted(record.candidate.key for record in best.values())
-        made_of = [self._job.spec.identity, self._device.kind, records, dict(versions)]
+        made_of = [
+            MANIFEST_VERSION,
+            self._job.spec.identity,
+            self._device.kind,
+            records,
+            dict(versions),
+        ]
         return sha256_hex(canonical_json(made_of).encode())
 
     async def _make(self, best: Mapping[str, BestRecord]) -> tuple[bytes, bytes, bytes]:
