@@ -128,7 +128,7 @@ class Experiments:
             run.best_us or 0.0,
         )
         with lab.clock.stage("measure"):
-            measurements = await lab.fleet.measure(lab.job_id, lab.device.target_json, work, trials)
+            measurements = await lab.fleet.measure(lab.job_id, lab.device.kind, work, trials)
         for measurement in measurements:
             if measurement.circumstances is not None:
                 lab.clock.add("device busy", measurement.circumstances.busy_s)

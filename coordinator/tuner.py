@@ -143,8 +143,7 @@ class Tuner:
             await self._learning.stop()
 
     def _launch(self, budget: Budget, batches: set[asyncio.Task[None]]) -> None:
-        device = self._lab.device
-        devices = len(self._lab.fleet.registry.devices_for(device.target_json))
+        devices = self._lab.fleet.registry.present(self._lab.device.kind)
         slots = BATCHES_AHEAD + max(0, devices - 1)
         while len(batches) < slots and budget.remaining_s != 0:
             left = budget.trials - self.counts.total - self._under_way

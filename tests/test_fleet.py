@@ -45,7 +45,8 @@ async def _measure(fleet: RealFleet, names: Sequence[str]) -> list[Measurement]:
     trials: list[tuple[Candidate, Artifact, float | None]] = [
         (Candidate(WORKLOAD, f"[{index}]"), kernel(name), None) for index, name in enumerate(names)
     ]
-    measuring = fleet.fleet.measure(job_id, TARGET, _work(), trials)
+    device = await asyncio.wait_for(fleet.fleet.device_for(TARGET), PATIENCE_S)
+    measuring = fleet.fleet.measure(job_id, device.kind, _work(), trials)
     return await asyncio.wait_for(measuring, PATIENCE_S)
 
 

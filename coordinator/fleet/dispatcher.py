@@ -12,7 +12,7 @@ LEASES_PER_DEVICE = 2
 
 @dataclass(frozen=True)
 class Waiting:
-    """Trials of one batch that wait for a device; ``needs`` is the target or kind they are for."""
+    """Trials of one batch that wait for a device; ``needs`` is the kind of device they are for."""
 
     batch_id: int
     needs: str

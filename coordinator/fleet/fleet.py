@@ -14,14 +14,14 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from coordinator.fleet import dispatcher
+from coordinator.fleet.leases import Batch, Outstanding, PendingTrial, artifacts, as_it_travels
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.tuning_log import TuningLog
 from protos.errors import JobFailed, NotFound
 from protos.records import (
-    MAX_INLINE_BYTES,
     Acknowledgement,
     Artifact,
     CancelLease,
@@ -46,54 +46,6 @@ LEASE_SLACK_S = 60.0
 
 REMEMBERED_LEASES = 64
 """Leases that are over, but whose late results would still be taken."""
-
-
-@dataclass
-class PendingTrial:
-    """A trial on its way: its candidate, and the future that its measurement resolves."""
-
-    candidate: Candidate
-    artifact: Artifact
-    predicted_score: float | None
-    result: asyncio.Future[Measurement]
-    attempts: int = 0
-
-
-@dataclass
-class Batch:
-    """Trials of one workload (``work`` without trials), or one run of a whole model."""
-
-    job_id: str
-    target_json: str
-    work: KernelWork | ModelWork
-    waiting: list[PendingTrial] = field(default_factory=list)
-    model_result: asyncio.Future[ModelMeasurement] | None = None
-    model_waits: bool = False
-    model_attempts: int = 0
-
-    @property
-    def left(self) -> int:
-        """How many trials still wait for a device."""
-        return len(self.waiting) + int(self.model_waits)
-
-
-@dataclass
-class Outstanding:
-    """A lease that a device holds."""
-
-    lease: Lease
-    batch: Batch
-    session: Session
-    deadline: float
-    trials: dict[str, PendingTrial]
-
-    @property
-    def done(self) -> bool:
-        """True if every result has come."""
-        model = self.batch.model_result
-        return all(trial.result.done() for trial in self.trials.values()) and (
-            model is None or model.done()
-        )
 
 
 class Fleet:
@@ -121,36 +73,32 @@ class Fleet:
     async def measure(
         self,
         job_id: str,
-        target_json: str,
+        kind: str,
         work: KernelWork,
         trials: Sequence[tuple[Candidate, Artifact, float | None]],
     ) -> list[Measurement]:
-        """Measure the candidates (artifact and predicted score with each), in their order."""
+        """Measure candidates (artifact and predicted score with each) on devices of one kind."""
         loop = asyncio.get_running_loop()
         pending = [
             PendingTrial(candidate, artifact, score, loop.create_future())
             for candidate, artifact, score in trials
         ]
         batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(job_id, target_json, work, list(pending))
+        self._batches[batch_id] = Batch(job_id, kind, work, list(pending))
         self.dispatch()
         try:
             return list(await asyncio.gather(*(trial.result for trial in pending)))
         finally:
             self._forget(batch_id)
 
-    async def measure_model(
-        self, job_id: str, target_json: str, work: ModelWork
-    ) -> ModelMeasurement:
-        """Check and time variants of a whole model in one run on one device.
+    async def measure_model(self, job_id: str, kind: str, work: ModelWork) -> ModelMeasurement:
+        """Check and time variants of a whole model in one run on one device of this kind.
 
         Raises JobFailed if no device could do it.
         """
         result: asyncio.Future[ModelMeasurement] = asyncio.get_running_loop().create_future()
         batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(
-            job_id, target_json, work, model_result=result, model_waits=True
-        )
+        self._batches[batch_id] = Batch(job_id, kind, work, model_result=result, model_waits=True)
         self.dispatch()
         try:
             return await result
@@ -172,12 +120,12 @@ class Fleet:
     def dispatch(self) -> None:
         """Lease what waits to the devices that can take it."""
         waiting = [
-            dispatcher.Waiting(key, batch.target_json, batch.left, batch.model_result is not None)
+            dispatcher.Waiting(key, batch.kind, batch.left, batch.model_result is not None)
             for key, batch in self._batches.items()
             if batch.left
         ]
         seats = [
-            dispatcher.Seat(session.session_id, session.device.target_json, len(session.leases))
+            dispatcher.Seat(session.session_id, session.device.kind, len(session.leases))
             for session in self.registry.sessions.values()
         ]
         for assignment in dispatcher.assign(waiting, seats):
@@ -203,14 +151,14 @@ class Fleet:
         session.leases[lease_id] = lease
         self._outstanding[lease_id] = Outstanding(lease, batch, session, deadline, trials)
         self._keep(lease)
-        session.outbox.put_nowait(_inlined(lease, session))
+        session.outbox.put_nowait(as_it_travels(lease, session))
 
     @staticmethod
     def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
         return replace(work, trials=tuple(Trial(t.candidate.key, t.artifact) for t in taken))
 
     def _keep(self, lease: Lease) -> None:
-        self._artifacts.update((artifact.sha256, artifact) for artifact in _artifacts(lease))
+        self._artifacts.update((artifact.sha256, artifact) for artifact in artifacts(lease))
 
     def artifact(self, sha256: str) -> bytes:
         """The bytes of an artifact that some lease names; raises NotFound otherwise."""
@@ -225,8 +173,8 @@ class Fleet:
             while len(self._over) > REMEMBERED_LEASES:
                 self._over.popitem(last=False)
             held.session.leases.pop(lease_id, None)
-            in_use = {a.sha256 for o in self._outstanding.values() for a in _artifacts(o.lease)}
-            for artifact in _artifacts(held.lease):
+            in_use = {a.sha256 for o in self._outstanding.values() for a in artifacts(o.lease)}
+            for artifact in artifacts(held.lease):
                 if artifact.sha256 not in in_use:
                     self._artifacts.pop(artifact.sha256, None)
         return held
@@ -349,31 +297,3 @@ class Fleet:
                     self._release(lease_id)
                     await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
             self.dispatch()
-
-
-def _artifacts(lease: Lease) -> list[Artifact]:
-    if lease.kernel is not None:
-        return [lease.kernel.reference, *(trial.artifact for trial in lease.kernel.trials)]
-    assert lease.model is not None
-    return [lease.model.examples, *(variant.artifact for variant in lease.model.variants)]
-
-
-def _inlined(lease: Lease, session: Session) -> Lease:
-    """The lease as it travels: small artifacts new to the session carry their bytes."""
-
-    def travel(artifact: Artifact) -> Artifact:
-        if artifact.size_bytes > MAX_INLINE_BYTES or artifact.sha256 in session.sent_artifacts:
-            return artifact.without_data()
-        return artifact
-
-    if lease.model is not None:
-        work = lease.model
-        variants = tuple(replace(v, artifact=v.artifact.without_data()) for v in work.variants)
-        return replace(
-            lease, model=replace(work, variants=variants, examples=work.examples.without_data())
-        )
-    assert lease.kernel is not None
-    reference = travel(lease.kernel.reference)
-    session.sent_artifacts.add(reference.sha256)
-    trials = tuple(replace(trial, artifact=travel(trial.artifact)) for trial in lease.kernel.trials)
-    return replace(lease, kernel=replace(lease.kernel, reference=reference, trials=trials))

@@ -79,6 +79,10 @@ class Registry:
         devices = [s.device for s in self.sessions.values() if s.device.target_json == target_json]
         return sorted(devices, key=lambda device: device.name)
 
+    def present(self, kind: str) -> int:
+        """How many devices of this kind are connected."""
+        return sum(session.device.kind == kind for session in self.sessions.values())
+
     async def wait_for_change(self) -> None:
         """Return when somebody has joined or left."""
         changed = self._changed

@@ -159,7 +159,7 @@ class Finisher:
         work = ModelWork(
             tuple(variants), Artifact.of(examples), EVALUATOR, self._device.num_threads
         )
-        return await self._fleet.measure_model(self._job.job_id, self._job.spec.target_json, work)
+        return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
     def _package(
         self, objects: bytes, manifest: Manifest, measurement: ModelMeasurement
