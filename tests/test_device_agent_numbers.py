@@ -181,3 +181,15 @@ def test_a_package_stays_in_its_directory(tmp_path: Path, name: str) -> None:
         file.writestr(name, "")
     with pytest.raises(LoadError, match="leaves it"):
         unzip(tmp_path / "p.whl", tmp_path / "into")
+
+
+def test_an_example_with_next_to_no_output_is_judged_by_the_range_of_all() -> None:
+    """A detector that sees nothing: 1e-5 everywhere, and rounding errors in it."""
+    seen = {"y": np.array([0.0, 1.0], np.float32)}
+    unseen = {"y": np.array([1e-5, 2e-5], np.float32)}
+    rounded = {"y": np.array([1e-5, 2.02e-5], np.float32)}
+    assert examples.compare_model([seen, unseen], [seen, rounded]).wrong == ""
+    alone = examples.compare_model([unseen], [rounded])
+    assert "example 0" in alone.wrong
+    wrong = {"y": np.array([1e-5, 0.1], np.float32)}
+    assert "example 1" in examples.compare_model([seen, unseen], [seen, wrong]).wrong

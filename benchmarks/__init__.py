@@ -1,0 +1,1 @@
+"""Each file measures one promise, beside its peer, in one run: ``python -m benchmarks.NAME``."""
