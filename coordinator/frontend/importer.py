@@ -18,6 +18,7 @@ from protos.records import Shape, Task, TensorSpec
 
 from .onnx_model import check_operators, graph_inputs, load_model, node_name, unsupported_operators
 from .prepass import fold_constants
+from .rewrite import multiply_by_reciprocals
 from .tasks import extract_tasks
 
 log = logging.getLogger(__name__)
@@ -139,16 +140,13 @@ def _lower(module: Any, target_json: str) -> Any:
     import tvm
     from tvm import relax
 
-    passes = tvm.transform.Sequential(
-        [
-            relax.transform.DecomposeOpsForInference(),
-            relax.transform.CanonicalizeBindings(),
-            relax.get_pipeline("zero"),
-        ]
+    canonical = tvm.transform.Sequential(
+        [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
     )
+    passes = relax.get_pipeline("zero")
     try:
         with tvm.target.Target(json.loads(target_json)), _quiet():
-            return passes(module)
+            return passes(multiply_by_reciprocals(canonical(module)))
     except Exception as error:
         raise BadModel(f"the compiler could not lower the model: {_first_line(error)}") from error
 
