@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_out(out: Path) -> None:
+    """Make the folder for packages; raises BadRequest before any work is done for nothing."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(
+            f"--out {out} can't be made: {error.strerror}; give another one"
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise BadRequest(f"--out {out} can't be written to; give another one")
+
+
 def _list(options: argparse.Namespace) -> int:
     from coordinator.cli.tables import jobs_table
 
@@ -85,6 +98,7 @@ def headline(job: Job) -> str:
 
 
 def _watch(options: argparse.Namespace) -> int:
+    check_out(Path(options.out))
     with FarmClient(options.coordinator) as farm:
         return follow(farm, options.job, Path(options.out))
 

@@ -45,6 +45,8 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Submit, and watch if asked to."""
     model = shared.read_model(options.model)
+    if options.watch:
+        jobs.check_out(Path(options.out))
     with FarmClient(options.coordinator) as farm:
         spec = JobSpec(
             model_name=options.model.stem,

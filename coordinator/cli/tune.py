@@ -74,6 +74,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Tune one model; returns the exit code."""
     model = shared.read_model(options.model)
+    jobs.check_out(Path(options.out))
     from coordinator import ray_runtime
     from coordinator.frontend.onnx_model import inspect_model
     from coordinator.frontend.target import resolve_target

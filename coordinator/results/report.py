@@ -13,6 +13,9 @@ from protos.records import Job, TaskProgress
 _WIDTH = 120
 """Columns of the report where no terminal says how wide it is."""
 
+_NAME_WIDTH = 42
+"""Columns for an operator's name; the numbers get theirs first."""
+
 
 @dataclass(frozen=True)
 class OperatorRow:
@@ -123,9 +126,9 @@ def _operator_table(job: Job) -> Any:
     from rich.table import Table
 
     table = Table(title=f"Fused operators of {job.spec.model_name}", box=box.SIMPLE_HEAD)
-    table.add_column("operator", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
     for heading in ("weight", "untuned µs", "tuned µs", "speed-up", "before", "after", "trials"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for row in operator_rows(job.tasks):
         table.add_row(
             row.name,
