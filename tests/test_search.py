@@ -16,8 +16,8 @@ from coordinator.search.proposer import (
     Proposer,
     SearchConfig,
     best_outcomes,
-    without_threads,
 )
+from coordinator.search.traces import uses_threads, without_threads
 from cost_model.features import CANDIDATE_WIDTH
 from cost_model.model import CostModel, Sample
 from device_agent.build import build_kernel
@@ -92,14 +92,14 @@ def test_scores_come_from_the_model_in_use() -> None:
 
 def test_small_kernels_are_also_tried_without_threads() -> None:
     proposals = [p for proposer in (_proposer(1.0),) for _ in range(3) for p in proposer.propose()]
-    serial = [p for p in proposals if '"Parallel"' not in p.candidate.trace_json]
+    serial = [p for p in proposals if not uses_threads(p.candidate.trace_json)]
     assert len(proposals) / 4 < len(serial) < len(proposals)
     built = build_kernel(_task().workload_json, serial[0].candidate.trace_json, TARGET)
     assert built.artifact is not None, built.error
     assert b"ParallelLaunch" not in built.artifact.data
     proposer = _proposer(LARGE_US)
     large = [p for _ in range(3) for p in proposer.propose()]
-    few = [p for p in large if '"Parallel"' not in p.candidate.trace_json]
+    few = [p for p in large if not uses_threads(p.candidate.trace_json)]
     assert len(few) < len(large) / 4  # MetaSchedule itself leaves it out now and then
 
 
@@ -107,7 +107,7 @@ def test_leaving_out_threads_changes_nothing_else() -> None:
     trace = next(
         p.candidate.trace_json
         for p in _proposer().propose()
-        if '"Parallel"' in p.candidate.trace_json
+        if uses_threads(p.candidate.trace_json)
     )
 
     def scheduled(text: str) -> str:

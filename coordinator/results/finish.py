@@ -13,8 +13,9 @@ from coordinator.frontend.target import cpu_flags
 from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
 from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_model
+from coordinator.results.selection import Selection, selections
 from coordinator.results.verify import make_examples
-from coordinator.tuning_log import BestRecord, TuningLog
+from coordinator.tuning_log import TuningLog
 from device_agent.build import tool_versions
 from protos.errors import JobFailed
 from protos.records import (
@@ -36,7 +37,7 @@ from protos.records import (
 if TYPE_CHECKING:
     from coordinator.frontend.importer import ImportedModel
 
-UNTUNED, TUNED, ONNXRUNTIME = "untuned", "tuned", "onnxruntime"
+UNTUNED, ONNXRUNTIME = "untuned", "onnxruntime"
 
 EXAMPLES = 3
 """Seeded inputs that the package's output is compared on."""
@@ -74,26 +75,32 @@ class Finisher:
 
         Raises JobFailed if the result is wrong or can't be measured.
         """
-        keys = [task.workload_key for task in self._imported.tasks]
-        best = await asyncio.to_thread(self._log.best, keys, self._device.kind)
+        outcomes = {}
+        for task in self._imported.tasks:
+            key = task.workload_key
+            outcomes[key] = await asyncio.to_thread(self._log.outcomes, key, self._device.kind)
+        choices = selections(outcomes)
         versions = await self._builders.run(tool_versions)
-        key = self._key(best, versions)
+        key = self._key(choices, versions)
         known = await asyncio.to_thread(self._log.package, key)
         if known is not None:
             return known[0]
         await stage("compiling the untuned and the tuned model")
-        untuned, tuned, examples = await self._make(best)
+        untuned, tuned, examples = await self._make(choices)
         await stage("verifying and timing the whole model")
         required = await self._builders.run(cpu_flags, self._job.spec.target_json)
-        manifest = self._manifest(best, versions, required)
-        measurement = await self._measure(untuned, tuned, examples, manifest)
-        result, package = await asyncio.to_thread(self._package, tuned, manifest, measurement)
+        manifests = [self._manifest(choice, versions, required) for choice in choices]
+        measurement = await self._measure(untuned, tuned, examples, manifests[0])
+        best, fastest = _best(measurement, len(choices))
+        result, package = await asyncio.to_thread(
+            self._package, tuned[best], manifests[best], measurement, fastest
+        )
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
 
-    def _key(self, best: Mapping[str, BestRecord], versions: Mapping[str, str]) -> str:
+    def _key(self, choices: Sequence[Selection], versions: Mapping[str, str]) -> str:
         """What the package is made of: model, device, records and tools."""
-        records = sorted(record.candidate.key for record in best.values())
+        records = [sorted(record.candidate.key for record in c.values()) for c in choices]
         made_of = [
             MANIFEST_VERSION,
             self._job.spec.identity,
@@ -103,20 +110,20 @@ class Finisher:
         ]
         return sha256_hex(canonical_json(made_of).encode())
 
-    async def _make(self, best: Mapping[str, BestRecord]) -> tuple[bytes, bytes, bytes]:
-        """Objects of the untuned and the tuned model, and the examples."""
+    async def _make(self, choices: Sequence[Selection]) -> tuple[bytes, list[bytes], bytes]:
+        """Objects of the untuned model and of each choice, and the examples."""
         spec, module = self._job.spec, self._imported.module_json
-        traces = {key: record.candidate.trace_json for key, record in best.items()}
-        untuned, tuned, examples = await asyncio.gather(
-            self._builders.run(compile_model, module, spec.target_json, {}),
-            self._builders.run(compile_model, module, spec.target_json, traces),
+        traces: list[dict[str, str]] = [{}]
+        traces += [{key: o.candidate.trace_json for key, o in c.items()} for c in choices]
+        examples, untuned, *tuned = await asyncio.gather(
             self._builders.run(make_examples, self._model, spec.shapes, EXAMPLES, spec.seed),
+            *(self._builders.run(compile_model, module, spec.target_json, t) for t in traces),
         )
         return untuned, tuned, examples
 
     def _manifest(
         self,
-        best: Mapping[str, BestRecord],
+        best: Selection,
         versions: Mapping[str, str],
         required: Sequence[str],
     ) -> Manifest:
@@ -145,14 +152,14 @@ class Finisher:
         )
 
     async def _measure(
-        self, untuned: bytes, tuned: bytes, examples: bytes, manifest: Manifest
+        self, untuned: bytes, tuned: Sequence[bytes], examples: bytes, manifest: Manifest
     ) -> ModelMeasurement:
         """All variants in one run on the device; the packages are run as users will run them."""
-        wheels = [(await asyncio.to_thread(write_wheel, o, manifest))[1] for o in (untuned, tuned)]
-        variants = [
-            ModelVariant(UNTUNED, "package", Artifact.of(wheels[0])),
-            ModelVariant(TUNED, "package", Artifact.of(wheels[1])),
-        ]
+        names = [UNTUNED, *(_tuned(index) for index in range(len(tuned)))]
+        variants = []
+        for name, objects in zip(names, [untuned, *tuned], strict=True):
+            _, wheel = await asyncio.to_thread(write_wheel, objects, manifest)
+            variants.append(ModelVariant(name, "package", Artifact.of(wheel)))
         if ONNXRUNTIME in self._device.engines:
             fixed = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
             variants.append(ModelVariant(ONNXRUNTIME, ONNXRUNTIME, Artifact.of(fixed)))
@@ -162,14 +169,17 @@ class Finisher:
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
     def _package(
-        self, objects: bytes, manifest: Manifest, measurement: ModelMeasurement
+        self,
+        objects: bytes,
+        manifest: Manifest,
+        measurement: ModelMeasurement,
+        tuned: VariantResult,
     ) -> tuple[ModelResult, bytes]:
         by_name = {variant.name: variant for variant in measurement.variants}
-        tuned, untuned = by_name.get(TUNED), by_name.get(UNTUNED)
-        tuned_ms, untuned_ms = _latency_ms(TUNED, tuned), _latency_ms(UNTUNED, untuned)
+        tuned_ms = _latency_ms("tuned", tuned)
+        untuned_ms = _latency_ms(UNTUNED, by_name.get(UNTUNED))
         peer = by_name.get(ONNXRUNTIME)
         peer_ms = peer.latency_ms if peer is not None else None
-        assert tuned is not None
         latency = Latency(
             untuned_ms,
             tuned_ms,
@@ -189,6 +199,22 @@ class Finisher:
             onnxruntime_ms=peer_ms,
         )
         return result, package
+
+
+def _tuned(index: int) -> str:
+    return f"tuned-{index}"
+
+
+def _best(measurement: ModelMeasurement, count: int) -> tuple[int, VariantResult]:
+    """Index and result of the fastest right choice; if none is right, the first one's failure."""
+    by_name = {variant.name: variant for variant in measurement.variants}
+    results = [by_name[_tuned(index)] for index in range(count) if _tuned(index) in by_name]
+    if not results:
+        raise JobFailed("the device did not measure the tuned model")
+    return min(
+        enumerate(results),
+        key=lambda item: float("inf") if item[1].latency_ms is None else item[1].latency_ms,
+    )
 
 
 def _fixed_model(model: bytes, shapes: Mapping[str, Shape]) -> bytes:

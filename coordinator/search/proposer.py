@@ -11,13 +11,14 @@ import json
 import logging
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.search.traces import trace_to_json, uses_threads, without_threads
 from cost_model.features import Features, candidate_features
 from cost_model.model import CostModel
 from device_agent.build import register_intrinsics
@@ -60,34 +61,6 @@ class Outcome:
 
     candidate: Candidate
     latency_us: float | None
-
-
-def trace_to_json(trace: Any) -> str:
-    """The text of a schedule's trace, postprocessing included."""
-    from tvm.tirx import FloatImm, IntImm
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, IntImm):
-            return int(value.value)
-        if isinstance(value, FloatImm):
-            return float(value.value)
-        if isinstance(value, Mapping):
-            return dict(value.items())
-        if isinstance(value, Sequence):
-            return list(value)
-        raise TypeError(f"a trace with a {type(value).__name__}, which JSON can't express")
-
-    return json.dumps(trace.as_json(False), default=plain, separators=(",", ":"))
-
-
-def without_threads(trace_json: str) -> str:
-    """The same schedule with its parallel loops left serial."""
-    instructions, decisions = json.loads(trace_json)
-    parallel = [i for i, instruction in enumerate(instructions) if instruction[0] == "Parallel"]
-    if any(index > parallel[0] for index, *_ in decisions if parallel):
-        raise ValueError("a decision after a parallel loop: its index would be off")
-    serial = [instruction for instruction in instructions if instruction[0] != "Parallel"]
-    return json.dumps([serial, decisions], separators=(",", ":"))
 
 
 class Proposer:
@@ -218,7 +191,7 @@ class Proposer:
                 continue
             if trace is None:
                 trace = self._schedule(outcome.candidate).trace
-            serial = '"Parallel"' not in outcome.candidate.trace_json
+            serial = not uses_threads(outcome.candidate.trace_json)
             self._best_us[serial] = min(self._best_us[serial], outcome.latency_us)
             seconds = [outcome.latency_us * 1e-6]
             record = TuningRecord(trace, self._workload, seconds, self._target, None)
