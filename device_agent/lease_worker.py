@@ -107,6 +107,12 @@ class LeaseWorker:
             self._thread.join(JOIN_TIMEOUT_S)
 
     def _work(self) -> None:
+        try:
+            self._take_leases()
+        finally:
+            self._turn.end()
+
+    def _take_leases(self) -> None:
         while (held := self._next()) is not None and not self._closed.is_set():
             lease = held.lease
             error = ""

@@ -249,7 +249,9 @@ def submit_and_kill(model: Path, log: Path, port: int, cwd: Path) -> tuple[str, 
         family = psutil.Process(coordinator.pid).children(recursive=True)
         coordinator.kill()
         coordinator.wait()
-        _gone, alive = psutil.wait_procs(family, 30)
+        _gone, alive = psutil.wait_procs(
+            family, 90
+        )  # Ray's helpers look for their parent now and then
         assert not alive, f"outlived their coordinator: {alive}"
         return submitted.stdout.strip(), trials(log)
 
