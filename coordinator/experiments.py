@@ -93,7 +93,10 @@ class Experiments:
             )
         lab = self._lab
         known = await asyncio.to_thread(
-            lab.tuning_log.measured, lab.device.kind, outcome.artifact.sha256
+            lab.tuning_log.measured,
+            lab.device.kind,
+            outcome.artifact.sha256,
+            lab.device.tool_versions,
         )
         return None if known is None else _renamed(known, proposal.candidate)
 
