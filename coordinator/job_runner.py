@@ -20,7 +20,7 @@ from coordinator.stages import StageClock
 from coordinator.training.trainer import Trainer
 from coordinator.tuner import Budget, Tuner
 from coordinator.tuning_log import TuningLog
-from protos.errors import JobFailed
+from protos.errors import JobFailed, LogUnavailable
 from protos.records import Device, EvaluatorConfig, Job, JobState, ModelResult
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ class JobRunner:
         while True:
             await asyncio.sleep(2.0)
             self._progress()
-            await asyncio.to_thread(self._log.save_job, self.job)
+            try:
+                await asyncio.to_thread(self._log.save_job, self.job)
+            except LogUnavailable as error:
+                log.warning("job %s: its progress is not saved: %s", self.job.job_id, error)
 
     async def _set(self, **changes: object) -> None:
         self._progress()

@@ -22,7 +22,7 @@ from coordinator.job_runner import JobRunner
 from coordinator.tuning_log import TuningLog
 from device_agent.build import parse_target
 from protos import farm_pb2, farm_pb2_grpc
-from protos.errors import Conflict, FarmError, JobFailed, NotFound, Unavailable
+from protos.errors import Conflict, FarmError, JobFailed, LogUnavailable, NotFound, Unavailable
 from protos.records import DeviceStatus, Job, JobSpec, JobState
 from protos.rpc import SERVER_OPTIONS, check_address
 
@@ -120,7 +120,10 @@ class Coordinator:
     async def _heartbeats(self) -> None:
         while True:
             if self._running is not None:
-                await asyncio.to_thread(self.log.touch_job, self._running[0])
+                try:
+                    await asyncio.to_thread(self.log.touch_job, self._running[0])
+                except LogUnavailable as error:
+                    log.warning("no heartbeat of the running job: %s", error)
             await asyncio.sleep(HEARTBEAT_S)
 
     # ------------------------------------------------------------- jobs

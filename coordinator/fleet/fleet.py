@@ -20,7 +20,7 @@ from coordinator.fleet import dispatcher
 from coordinator.fleet.leases import Batch, Outstanding, PendingTrial, artifacts, as_it_travels
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.tuning_log import TuningLog
-from protos.errors import JobFailed, NotFound
+from protos.errors import JobFailed, LogUnavailable, NotFound
 from protos.records import (
     Acknowledgement,
     Artifact,
@@ -283,17 +283,26 @@ class Fleet:
         self.dispatch()
 
     async def reap(self) -> None:
-        """Once a second: end silent sessions, take back expired leases."""
+        """Once a second: end silent sessions, take back expired leases.
+
+        Goes on when the log is unavailable for a while; nobody else would notice a lost device.
+        """
         while True:
             await asyncio.sleep(1.0)
-            for session in list(self.registry.sessions.values()):
-                if session.silent:
-                    session.outbox.put_nowait(None)
-                    await self.left(session, f"nothing heard for {SILENCE_S:.0f} s")
-            now = time.monotonic()
-            for lease_id, held in list(self._outstanding.items()):
-                if now > held.deadline:
-                    held.session.outbox.put_nowait(CancelLease(lease_id))
-                    self._release(lease_id)
-                    await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
-            self.dispatch()
+            try:
+                await self._reap_once()
+            except LogUnavailable as error:
+                log.warning("while looking for lost devices: %s", error)
+
+    async def _reap_once(self) -> None:
+        for session in list(self.registry.sessions.values()):
+            if session.silent:
+                session.outbox.put_nowait(None)
+                await self.left(session, f"nothing heard for {SILENCE_S:.0f} s")
+        now = time.monotonic()
+        for lease_id, held in list(self._outstanding.items()):
+            if now > held.deadline:
+                held.session.outbox.put_nowait(CancelLease(lease_id))
+                self._release(lease_id)
+                await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
+        self.dispatch()

@@ -81,7 +81,8 @@ class Database:
             raise Conflict(f"the tuning log {self.display} refused: {_reason(error)}") from error
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             raise LogUnavailable(
-                f"the tuning log {self.display} is not available: {_reason(error)}"
+                f"the tuning log {self.display} is not available: {_reason(error)}. Mend that, or "
+                "name another log with --log; what was acknowledged is kept"
             ) from error
 
 

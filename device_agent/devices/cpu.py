@@ -136,7 +136,7 @@ def describe_cpu(
     if not set(chosen) <= allowed:
         raise errors.BadRequest(
             f"CPUs {sorted(set(chosen) - allowed)} are not among those this process may use "
-            f"({sorted(allowed)})"
+            f"({sorted(allowed)}); name some of these with --cpus"
         )
     info = parse_cpuinfo(CPUINFO.read_text(errors="replace"))
     if target_json is None:
