@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--target",
         metavar="JSON",
-        help="what kernels are built for this device (default: found from its CPU)",
+        help="what kernels are built for this device (default: this CPU)",
     )
     parser.add_argument(
         "--cpus",
