@@ -157,7 +157,9 @@ class Coordinator:
             task = asyncio.create_task(self._run(runner))
             self._running = (job.job_id, task)
             try:
-                await asyncio.gather(task, return_exceptions=True)
+                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(outcome, Exception):  # its end could not be written
+                    log.error("job %s: %s", job.job_id, outcome)
             finally:
                 self._running = None
 
