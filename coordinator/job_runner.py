@@ -70,8 +70,11 @@ class JobRunner:
             search.stop()
             trainer.stop()
         result = await self._finish(model, imported, device)
-        await self._set(state=JobState.DONE, stage="", result=result, remaining_s=None)
-        log.info("job %s: seconds per stage: %s", self.job.job_id, self._clock.seconds())
+        stage_s = self._clock.seconds()
+        log.info("job %s: seconds per stage: %s", self.job.job_id, stage_s)
+        await self._set(
+            state=JobState.DONE, stage="", result=result, remaining_s=None, stage_s=stage_s
+        )
         return self.job
 
     async def _import(self, model: bytes) -> ImportedModel:

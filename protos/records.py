@@ -412,7 +412,11 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Job:
-    """A job and how far it is."""
+    """A job and how far it is.
+
+    ``stage_s`` is wall time in seconds per stage of the run that ended; stages overlap. It is not
+    kept in the log: empty for a job that an earlier coordinator ran.
+    """
 
     job_id: str
     spec: JobSpec
@@ -426,6 +430,7 @@ class Job:
     remaining_s: float | None = None
     result: ModelResult | None = None
     submitted_at: float = 0.0
+    stage_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ JOB = records.Job(
     remaining_s=200.0,
     result=RESULT,
     submitted_at=1.7e9,
+    stage_s={"build": 12.5},
 )
 
 FULL: list[Any] = [

@@ -37,6 +37,7 @@ JOB = Job(
         package_size_bytes=1,
         onnxruntime_ms=0.9,
     ),
+    stage_s={"build": 41.25, "device busy": 7.0},
 )
 
 
@@ -73,6 +74,7 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
         ],
         "latency_ms": {"untuned": 12.0, "tuned": 1.0, "onnxruntime": 0.9},
         "max_abs_error": 2e-7,
+        "stage_s": {"build": 41.25, "device busy": 7.0},
         "package": "out/cls.whl",
         "log": "sqlite:///log.db",
     }
@@ -82,6 +84,8 @@ def test_the_text_has_every_operator_and_the_whole_model() -> None:
     text = report_text(JOB, "out/cls.whl", "sqlite:///log.db")
     for piece in ("conv", "30.0×", "90.0 %", "37.5 %", "12.0×", "0.900 ms", "2.00e-07"):
         assert piece in text
+    assert "41.2 s build\n" in text
+    assert "7.0 s device busy\n" in text
     assert "out/cls.whl" in text
     assert "\x1b" not in text
     assert "\x1b" in report_text(JOB, None, "log", color=True)

@@ -96,6 +96,7 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
             "onnxruntime": result.onnxruntime_ms if result else None,
         },
         "max_abs_error": result.max_abs_error if result else None,
+        "stage_s": dict(job.stage_s),
         "package": package_path,
         "log": log_url,
     }
@@ -163,6 +164,7 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
             f"difference   at most {result.max_abs_error:.2e} absolute, "
             f"{result.max_rel_error:.2e} relative to ONNX Runtime"
         )
+    lines += [f"time         {seconds:6.1f} s {name}" for name, seconds in job.stage_s.items()]
     if package_path is not None:
         lines.append(f"package      {package_path}")
     lines.append(f"log          {log_url}")
