@@ -128,7 +128,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     result = json.loads(first.stdout)
     assert set(result) == {
         *("job", "model", "target", "trials", "tasks", "latency_ms", "max_abs_error"),
-        *("package", "log"),
+        *("stage_s", "package", "log"),
     }
     assert result["trials"]["total"] == 24
     assert result["trials"]["ok"] + result["trials"]["failed"] == 24
