@@ -103,15 +103,6 @@ def test_small_kernels_are_also_tried_without_threads() -> None:
     assert len(few) < len(large) / 4  # MetaSchedule itself leaves it out now and then
 
 
-def test_a_task_that_became_small_is_tried_without_threads() -> None:
-    proposer = _proposer(LARGE_US)
-    threaded = [p for p in proposer.propose() if uses_threads(p.candidate.trace_json)]
-    proposer.observe([Outcome(p.candidate, SERIAL_BELOW_US / 2) for p in threaded])
-    later = [p for _ in range(3) for p in proposer.propose()]
-    serial = [p for p in later if not uses_threads(p.candidate.trace_json)]
-    assert len(serial) > len(later) / 4
-
-
 def test_leaving_out_threads_changes_nothing_else() -> None:
     trace = next(
         p.candidate.trace_json

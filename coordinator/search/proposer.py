@@ -27,9 +27,9 @@ from protos.records import UNTUNED_TRACE, Candidate, Task
 log = logging.getLogger(__name__)
 
 SERIAL_BELOW_US = 300.0
-"""A task whose fastest program so far is faster is tried without threads too: to start and join a
-thread pool costs some microseconds, which a small kernel can't win back. MetaSchedule's own space
-makes every kernel parallel (docs/decisions/0007-serial-candidates.md)."""
+"""A task whose untuned program is faster is tried without threads too: to start and join a thread
+pool costs some microseconds, which a small kernel can't win back. MetaSchedule's own space makes
+every kernel parallel (docs/decisions/0007-serial-candidates.md)."""
 
 SERIAL_SHARES = (0.5, 0.8, 0.2)
 """Share of a batch without threads: at first, when those lead, when they trail."""
@@ -91,7 +91,7 @@ class Proposer:
         self._known: set[str] = set()
         self._traces: dict[str, Any] = {}  # of what was proposed and not observed yet
         self._context = self._make_context(num_threads, seed)
-        self._untuned_us = untuned_us
+        self._may_be_serial = untuned_us < SERIAL_BELOW_US
         self._best_us = {True: math.inf, False: math.inf}  # by whether it is serial
         self._random = random.Random(seed)
         self._context.pre_tuning(
@@ -169,13 +169,10 @@ class Proposer:
     def _form(self, trace_json: str, schedule: Any) -> tuple[Candidate, Any]:
         """The candidate as it was found, or without its threads."""
         as_found = Candidate(self._task.workload_key, trace_json)
-        if not self._may_be_serial() or self._random.random() >= self._serial_share():
+        if not self._may_be_serial or self._random.random() >= self._serial_share():
             return as_found, schedule
         serial = Candidate(self._task.workload_key, without_threads(trace_json))
         return serial, self._schedule(serial)
-
-    def _may_be_serial(self) -> bool:
-        return min(self._untuned_us, *self._best_us.values()) < SERIAL_BELOW_US
 
     def _serial_share(self) -> float:
         first, leading, trailing = SERIAL_SHARES
