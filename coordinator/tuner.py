@@ -179,7 +179,7 @@ class Tuner:
     async def _open(self, run: TaskRun) -> None:
         """Begin the task's search with what the log remembers."""
         known = list(run.outcomes.values())
-        features = await self._search.open(run.task, run.untuned_us or 0.0, known)
+        features = await self._search.open(run.task, known)
         self._learning.recall(run, features)
 
     async def _take_in(

@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from coordinator.search.proposer import (
-    SERIAL_BELOW_US,
+    SERIAL_BELOW_FLOPS,
     Outcome,
     Proposer,
     SearchConfig,
@@ -26,15 +26,15 @@ from tests.kernels import matmul, matmul_args, target_json, workload_json
 
 SMALL = SearchConfig(batch=8, population=16, generations=1)
 TARGET = target_json(2)
-LARGE_US = 10 * SERIAL_BELOW_US
+LARGE_FLOPS = 10 * SERIAL_BELOW_FLOPS
 
 
-def _task() -> Task:
-    return Task("matmul", "k" * 32, workload_json(matmul()), 1, matmul_args(), 1, 2.0 * 64**3)
+def _task(flops: float = LARGE_FLOPS) -> Task:
+    return Task("matmul", "k" * 32, workload_json(matmul()), 1, matmul_args(), 1, flops)
 
 
-def _proposer(untuned_us: float = LARGE_US, seed: int = 0) -> Proposer:
-    return Proposer(_task(), TARGET, seed, untuned_us, SMALL, num_threads=1)
+def _proposer(flops: float = LARGE_FLOPS, seed: int = 0) -> Proposer:
+    return Proposer(_task(flops), TARGET, seed, SMALL, num_threads=1)
 
 
 def test_batches_may_be_proposed_ahead_and_stay_distinct() -> None:
@@ -91,13 +91,15 @@ def test_scores_come_from_the_model_in_use() -> None:
 
 
 def test_small_kernels_are_also_tried_without_threads() -> None:
-    proposals = [p for proposer in (_proposer(1.0),) for _ in range(3) for p in proposer.propose()]
+    proposals = [
+        p for proposer in (_proposer(2.0 * 64**3),) for _ in range(3) for p in proposer.propose()
+    ]
     serial = [p for p in proposals if not uses_threads(p.candidate.trace_json)]
     assert len(proposals) / 4 < len(serial) < len(proposals)
     built = build_kernel(_task().workload_json, serial[0].candidate.trace_json, TARGET)
     assert built.artifact is not None, built.error
     assert b"ParallelLaunch" not in built.artifact.data
-    proposer = _proposer(LARGE_US)
+    proposer = _proposer()
     large = [p for _ in range(3) for p in proposer.propose()]
     few = [p for p in large if not uses_threads(p.candidate.trace_json)]
     assert len(few) < len(large) / 4  # MetaSchedule itself leaves it out now and then

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from coordinator.search.traces import uses_threads
 from coordinator.tuning_log import Outcome
 
-THREAD_HANDICAPS_US = (0.0, 2.0, 6.0)
+THREAD_HANDICAPS_US = (0.0, 3.0, 6.0, 12.0, 30.0)
 """Microseconds by which a kernel with threads must beat one without."""
 
 Selection = Mapping[str, Outcome]

@@ -26,12 +26,15 @@ from protos.records import UNTUNED_TRACE, Candidate, Task
 
 log = logging.getLogger(__name__)
 
-SERIAL_BELOW_US = 300.0
-"""A task whose untuned program is faster is tried without threads too: to start and join a thread
-pool costs some microseconds, which a small kernel can't win back. MetaSchedule's own space makes
-every kernel parallel (docs/decisions/0007-serial-candidates.md)."""
+SERIAL_BELOW_FLOPS = 5e6
+"""A task with less arithmetic is tried without threads too: some tens of microseconds for one core,
+of which a thread pool's start and join, and the data that changes cores, take back a good part.
+MetaSchedule's own space makes every kernel parallel (docs/decisions/0007-serial-candidates.md)."""
 
-SERIAL_SHARES = (0.5, 0.8, 0.2)
+THREADS_COST_US = 5.0
+"""What threads cost in a model beyond what a kernel measured by itself shows."""
+
+SERIAL_SHARES = (0.5, 0.9, 0.2)
 """Share of a batch without threads: at first, when those lead, when they trail."""
 
 
@@ -71,7 +74,6 @@ class Proposer:
         task: Task,
         target_json: str,
         seed: int,
-        untuned_us: float,
         config: SearchConfig,
         num_threads: int,
     ) -> None:
@@ -91,7 +93,7 @@ class Proposer:
         self._known: set[str] = set()
         self._traces: dict[str, Any] = {}  # of what was proposed and not observed yet
         self._context = self._make_context(num_threads, seed)
-        self._may_be_serial = untuned_us < SERIAL_BELOW_US
+        self._may_be_serial = task.flops < SERIAL_BELOW_FLOPS
         self._best_us = {True: math.inf, False: math.inf}  # by whether it is serial
         self._random = random.Random(seed)
         self._context.pre_tuning(
@@ -178,7 +180,7 @@ class Proposer:
         first, leading, trailing = SERIAL_SHARES
         if math.inf in self._best_us.values():
             return first
-        return leading if self._best_us[True] < self._best_us[False] else trailing
+        return leading if self._best_us[True] < self._best_us[False] + THREADS_COST_US else trailing
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Take measured candidates into the database that seeds the next population."""

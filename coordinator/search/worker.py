@@ -40,16 +40,13 @@ class SearchWorker:
         self._proposers: dict[str, Proposer] = {}
         self._model: CostModel | None = None
 
-    def open(
-        self, task: Task, untuned_us: float, remembered: Sequence[Outcome]
-    ) -> dict[str, Features]:
+    def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
         """Begin the search of a task with what the log knows; returns that knowledge's features."""
         with host_lock.working():
             proposer = Proposer(
                 task,
                 self._target_json,
                 self._seed,
-                untuned_us,
                 self._config,
                 num_threads=os.cpu_count() or 1,
             )
@@ -89,13 +86,11 @@ class SearchPool:
         for actor in self._actors:
             actor.start()
 
-    async def open(
-        self, task: Task, untuned_us: float, remembered: Sequence[Outcome]
-    ) -> dict[str, Features]:
+    async def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
         """See SearchWorker.open."""
         actor = self._actors[len(self._of_task) % len(self._actors)]
         self._of_task[task.workload_key] = actor
-        features: dict[str, Features] = await actor.call("open", task, untuned_us, remembered)
+        features: dict[str, Features] = await actor.call("open", task, remembered)
         return features
 
     async def propose(self, workload_key: str) -> list[Proposal]:
