@@ -6,6 +6,7 @@ module must cost nothing where there is no compiler.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -112,6 +113,14 @@ def build_kernel(workload_json: str, trace_json: str, target_json: str) -> Build
         return BuildOutcome(Artifact.of(data), MeasurementStatus.OK, "", build_s, args)
 
 
+@functools.lru_cache(maxsize=64)
+def _workload(workload_json: str) -> Any:
+    """The module; reading it costs a tenth of a build, and a task's candidates share it."""
+    import tvm
+
+    return tvm.ir.load_json(workload_json)
+
+
 def _compile(
     workload_json: str, trace_json: str, target: Any
 ) -> tuple[bytes, tuple[TensorSpec, ...]]:
@@ -120,7 +129,7 @@ def _compile(
     from tvm.s_tir.schedule import Trace
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    mod = tvm.ir.load_json(workload_json)
+    mod = _workload(workload_json)
     if trace_json:
         schedule = Schedule(mod)
         Trace.apply_json_to_schedule(json.loads(trace_json), schedule)
