@@ -1,10 +1,10 @@
 """What a candidate costs to propose, for several sizes of the evolution: MetaSchedule's and ours.
 
 ``python -m benchmarks.proposing [--rounds N]`` prints CPU seconds per candidate (this process, all
-its threads; median over the rounds' batches) and the ratio to MetaSchedule's default. The task is a
-3×3 convolution (1×64×56×56, 64 filters, bias, relu). Nothing is built: the latencies that steer the
-search are made up, so that it has measured candidates to start from and a cost model to ask, as in a
-job, and pays for both.
+its threads; median over the rounds' batches) and the ratio to MetaSchedule's default. The task is
+a 3×3 convolution (1×64×56×56, 64 filters, bias, relu). Nothing is built: the latencies that steer
+the search are made up, so that it has measured candidates to start from and a cost model to ask, as
+in a job, and pays for both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def imported_task(operator: Operator, target: str) -> Task:
 
 def cpu_s_per_candidate(task: Task, target: str, config: SearchConfig, rounds: int) -> float:
     """Median over ``rounds`` batches; those before the first cost model are left out."""
-    proposer = Proposer(task, target, 0, 1e9, config, os.cpu_count() or 1)
+    proposer = Proposer(task, target, 0, config, os.cpu_count() or 1)
     made_up = random.Random(0)
     samples: list[Sample] = []
     while len(samples) < MIN_SAMPLES:

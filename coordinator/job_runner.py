@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from coordinator.experiments import Lab
+from coordinator.experiments import EVALUATOR, Lab
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.learning import Learning
@@ -21,7 +21,7 @@ from coordinator.training.trainer import Trainer
 from coordinator.tuner import Budget, Tuner
 from coordinator.tuning_log import TuningLog
 from protos.errors import JobFailed, LogUnavailable
-from protos.records import Device, EvaluatorConfig, Job, JobState, ModelResult
+from protos.records import Device, Job, JobState, ModelResult
 
 if TYPE_CHECKING:
     from coordinator.frontend.importer import ImportedModel
@@ -108,7 +108,7 @@ class JobRunner:
             self._fleet,
             self._builders,
             self._clock,
-            EvaluatorConfig(),
+            EVALUATOR,
         )
         learning = Learning(lab, search, trainer)
         self._tuner = tuner = Tuner(lab, imported.tasks, search, learning, self._progress)

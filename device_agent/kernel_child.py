@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,11 +79,24 @@ def time_kernel(
     warm_s = _seconds(kernel.run)
     if timing.is_hopeless(config, task.best_us, warm_s, first=False):
         return (warm_s,)
-    left_s = config.timeout_s - (time.monotonic() - started)
-    plan = timing.plan(config, warm_s, left_s)
-    if plan is None:
-        return (warm_s,)
-    return kernel.evaluate(plan.number, plan.repeat, plan.min_repeat_ms, plan.flush_bytes)
+    return _sample(kernel, task, warm_s, started) or (warm_s,)
+
+
+def _sample(kernel: Kernel, task: ChildTask, warm_s: float, started: float) -> tuple[float, ...]:
+    """Samples until they are enough, or as many as there is time for, maybe none."""
+    config, spent_s = task.evaluator, 0.0
+    samples_s: tuple[float, ...] = ()
+    while count := timing.more_samples(config, task.best_us, samples_s, spent_s):
+        now = time.monotonic()
+        run_s = statistics.median(samples_s) if samples_s else warm_s
+        plan = timing.plan(config, count, run_s, config.timeout_s - (now - started))
+        if plan is None:
+            break
+        samples_s += kernel.evaluate(plan.number, plan.repeat, plan.min_repeat_ms, plan.flush_bytes)
+        spent_s += time.monotonic() - now
+        if plan.repeat < count:
+            break
+    return samples_s
 
 
 def _seconds(run: Callable[[], object]) -> float:

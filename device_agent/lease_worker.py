@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from device_agent.artifacts import ArtifactCache
 from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
@@ -50,6 +50,29 @@ class _Held:
         return expires_s > 0 and time.monotonic() > self.arrived + expires_s
 
 
+@dataclass
+class _Best:
+    """The best latency of each workload that this device saw for one job, microseconds.
+
+    A lease says what was known when its batch was made; the device knows what came since.
+    """
+
+    job_id: str = ""
+    by_workload: dict[str, float] = field(default_factory=dict)
+
+    def updated(self, job_id: str, work: KernelWork) -> KernelWork:
+        """The work with the best that is known now."""
+        if job_id != self.job_id:
+            self.job_id, self.by_workload = job_id, {}
+        known = (self.by_workload.get(work.workload_key, 0.0), work.best_us)
+        return replace(work, best_us=min((us for us in known if us > 0), default=0.0))
+
+    def note(self, work: KernelWork, latency_us: float | None) -> None:
+        """Take a measurement of this work into account."""
+        if latency_us is not None and not 0 < work.best_us <= latency_us:
+            self.by_workload[work.workload_key] = latency_us
+
+
 class LeaseWorker:
     """Takes leases in order and reports every result as soon as it is there.
 
@@ -64,6 +87,7 @@ class LeaseWorker:
         self.kernels = KernelRunner(device)
         self._models = ModelRunner(device)
         self._turn = TimingTurn(device.cpus)
+        self._best = _Best()
         self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -159,7 +183,9 @@ class LeaseWorker:
             if held.expired():
                 raise LeaseFailedError("the lease expired before it was done")
             data = self._fetch(trial.artifact)
-            measurement = self._measure(held.lease, work, trial, reference, data)
+            current = self._best.updated(held.lease.job_id, work)
+            measurement = self._measure(held.lease, current, trial, reference, data)
+            self._best.note(current, measurement.latency_us)
             if self._closed.is_set():
                 return  # what we killed ourselves says nothing of the candidate
             self._report(measurement)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from protos.median import median_interval
 from protos.records import EvaluatorConfig
 
 FIRST_RUN_ALLOWANCE_S = 0.005
@@ -12,6 +15,9 @@ FIRST_RUN_ALLOWANCE_S = 0.005
 
 SAFETY = 0.8
 """Share of the time that is left which may be planned for."""
+
+MORE_SAMPLES = 4
+"""Taken of a contender before it is looked at again."""
 
 MAX_NUMBER = 1_000_000
 FLUSH_BYTES = 64 << 20
@@ -47,17 +53,46 @@ def is_hopeless(config: EvaluatorConfig, best_us: float, run_s: float, first: bo
     return run_s > config.hopeless_ratio * best_us * 1e-6 + allowance
 
 
-def plan(config: EvaluatorConfig, run_s: float, left_s: float) -> Plan | None:
-    """How to time a kernel whose warm run takes ``run_s`` in the ``left_s`` before the time-out.
+def is_contender(config: EvaluatorConfig, best_us: float, interval_s: tuple[float, float]) -> bool:
+    """Whether a candidate with this interval of its median may be among the task's best."""
+    if config.contender_ratio <= 0 or best_us <= 0:
+        return True
+    return interval_s[0] <= config.contender_ratio * best_us * 1e-6
 
-    Repeats are given up before runs per repeat are. None: there is no time for more than the run
-    that was made.
+
+def more_samples(
+    config: EvaluatorConfig, best_us: float, samples_s: Sequence[float], spent_s: float
+) -> int:
+    """How many samples to take on top of these, which took ``spent_s``; 0: they are enough."""
+    taken, least = len(samples_s), max(config.repeat, 1)
+    if taken < least:
+        return least - taken
+    more = min(config.max_repeat - taken, MORE_SAMPLES)
+    if config.max_timing_ms:
+        left_s = config.max_timing_ms * 1e-3 - spent_s
+        more = min(more, math.floor(left_s * taken / max(spent_s, 1e-9)))
+    if more <= 0:
+        return 0
+    interval_s = median_interval(samples_s)
+    if interval_s is None:
+        return more
+    if not is_contender(config, best_us, interval_s):
+        return 0
+    width_s = interval_s[1] - interval_s[0]
+    return 0 if width_s < config.precision * statistics.median(samples_s) else more
+
+
+def plan(config: EvaluatorConfig, repeat: int, run_s: float, left_s: float) -> Plan | None:
+    """How to take ``repeat`` samples of a kernel whose run takes ``run_s`` in ``left_s``.
+
+    That is the time before the time-out. Repeats are given up before runs per repeat are. None:
+    there is no time for more than the run that was made.
     """
     run_s = max(run_s, 1e-9)
     affordable = math.floor(max(left_s, 0.0) * SAFETY / run_s)
     if affordable < 2:
         return None
-    repeat = max(config.repeat, 1)
+    repeat = max(repeat, 1)
     if config.cold_cache:
         # Each sample is one run after a flush; flushing takes some 20 ms.
         return Plan(1, max(1, min(repeat, affordable - 1)), 0, FLUSH_BYTES)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from . import farm_pb2, records
-from .errors import ProtocolViolation
+from .errors import BadRequest, ProtocolViolation
 
 R = TypeVar("R")
 
@@ -63,13 +63,17 @@ def _set(message: Any, name: str, value: Any) -> None:
 def from_message(message: Message, record_type: type[R]) -> R:
     """The record that ``message`` says.
 
-    Raises ProtocolViolation if an enum is unset or unknown, or if an embedded record is missing.
+    Raises ProtocolViolation if an enum is unset or unknown, if an embedded record is missing, or
+    if the record refuses its values.
     """
     values = {}
     cast_type = typing.cast("type", record_type)
     for field in dataclasses.fields(typing.cast("Any", record_type)):
         values[field.name] = _get(message, field.name, _hints(cast_type)[field.name])
-    return record_type(**values)
+    try:
+        return record_type(**values)
+    except BadRequest as error:
+        raise ProtocolViolation(f"{type(message).__name__}: {error}") from error
 
 
 def _get(message: Any, name: str, hint: Any) -> Any:

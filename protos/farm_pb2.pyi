@@ -128,20 +128,28 @@ class TensorSpec(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class EvaluatorConfig(_message.Message):
-    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache")
+    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache", "max_repeat", "max_timing_ms", "contender_ratio", "precision")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     REPEAT_FIELD_NUMBER: _ClassVar[int]
     MIN_REPEAT_MS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     HOPELESS_RATIO_FIELD_NUMBER: _ClassVar[int]
     COLD_CACHE_FIELD_NUMBER: _ClassVar[int]
+    MAX_REPEAT_FIELD_NUMBER: _ClassVar[int]
+    MAX_TIMING_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTENDER_RATIO_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     number: int
     repeat: int
     min_repeat_ms: int
     timeout_s: float
     hopeless_ratio: float
     cold_cache: bool
-    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ...) -> None: ...
+    max_repeat: int
+    max_timing_ms: int
+    contender_ratio: float
+    precision: float
+    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ..., max_repeat: _Optional[int] = ..., max_timing_ms: _Optional[int] = ..., contender_ratio: _Optional[float] = ..., precision: _Optional[float] = ...) -> None: ...
 
 class Trial(_message.Message):
     __slots__ = ("candidate_key", "artifact")

@@ -9,9 +9,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from .errors import BadRequest
 
 PROTOCOL_VERSION = 1
 """Raised when an agent of the previous version could misread this coordinator."""
@@ -111,7 +114,15 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """The policy of timing, one immutable value, recorded with every measurement."""
+    """The policy of timing, one immutable value, recorded with every measurement.
+
+    Every candidate that is not hopeless is sampled ``repeat`` times, a sample being ``number`` runs
+    or as many as take ``min_repeat_ms``. A contender, one whose median may lie below
+    ``contender_ratio`` times the task's best, is sampled on until the confidence interval of its
+    median is narrower than ``precision`` times the median, ``max_repeat`` samples are there, or
+    ``max_timing_ms`` have gone into them (0: no limit of time). With ``max_repeat`` at 0 nothing is
+    sampled on. Raises BadRequest for numbers that are negative or not finite.
+    """
 
     number: int = 1
     repeat: int = 5
@@ -119,6 +130,18 @@ class EvaluatorConfig:
     timeout_s: float = 10.0
     hopeless_ratio: float = 5.0
     cold_cache: bool = False
+    max_repeat: int = 0
+    max_timing_ms: int = 0
+    contender_ratio: float = 0.0
+    precision: float = 0.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not math.isfinite(value) or value < 0:
+                raise BadRequest(
+                    f"the evaluator's {item.name} is {value}; it must be 0 or a positive number"
+                )
 
 
 @dataclass(frozen=True)

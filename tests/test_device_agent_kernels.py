@@ -52,6 +52,20 @@ def runner() -> Iterator[KernelRunner]:
         yield one
 
 
+def test_a_contender_is_sampled_until_the_cap_and_a_loser_is_not(runner: KernelRunner) -> None:
+    """No interval is narrower than nothing: only the cap ends the contender."""
+    config = EvaluatorConfig(
+        repeat=6, min_repeat_ms=1, timeout_s=20.0, max_repeat=17, contender_ratio=1.05
+    )
+    reference = kernels.built(kernels.matmul())
+    contender = measure(runner, work_on(reference, kernels.matmul_args(), config), reference)
+    assert contender.status is MeasurementStatus.OK, contender.error
+    assert len(contender.repeats_s) == 17
+    best_us = min(contender.repeats_s) * 1e6 / 2
+    loser = measure(runner, work_on(reference, kernels.matmul_args(), config, best_us), reference)
+    assert len(loser.repeats_s) == 6
+
+
 def test_a_right_kernel_is_timed_in_every_repeat(runner: KernelRunner) -> None:
     reference = kernels.built(kernels.matmul())
     work = work_on(reference, kernels.matmul_args())

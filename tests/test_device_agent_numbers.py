@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from device_agent import examples, inputs, timing
 from device_agent.model_child import LoadError, unzip
 from protos import errors
+from protos.median import median_interval
 from protos.records import (
     EvaluatorConfig,
     TensorSpec,
@@ -109,15 +111,15 @@ CONFIG = EvaluatorConfig(number=3, repeat=5, min_repeat_ms=10, hopeless_ratio=5.
 
 
 def test_a_repeat_lasts_long_enough() -> None:
-    assert timing.plan(CONFIG, 1e-3, 10.0) == timing.Plan(10, 5, 10)
-    assert timing.plan(CONFIG, 1.0, 100.0) == timing.Plan(3, 5, 10)
+    assert timing.plan(CONFIG, 5, 1e-3, 10.0) == timing.Plan(10, 5, 10)
+    assert timing.plan(CONFIG, 5, 1.0, 100.0) == timing.Plan(3, 5, 10)
 
 
 def test_repeats_are_given_up_first_then_runs_then_all() -> None:
-    assert timing.plan(CONFIG, 1.0, 10.0) == timing.Plan(3, 2, 0)
-    assert timing.plan(CONFIG, 1.0, 4.0) == timing.Plan(2, 1, 0)
-    assert timing.plan(CONFIG, 1.0, 2.0) is None
-    assert timing.plan(CONFIG, 1.0, -1.0) is None
+    assert timing.plan(CONFIG, 5, 1.0, 10.0) == timing.Plan(3, 2, 0)
+    assert timing.plan(CONFIG, 5, 1.0, 4.0) == timing.Plan(2, 1, 0)
+    assert timing.plan(CONFIG, 5, 1.0, 2.0) is None
+    assert timing.plan(CONFIG, 5, 1.0, -1.0) is None
 
 
 @pytest.mark.parametrize("left_s", [0.01, 0.1, 1.0, 10.0])
@@ -125,7 +127,7 @@ def test_repeats_are_given_up_first_then_runs_then_all() -> None:
 @pytest.mark.parametrize("cold", [False, True])
 def test_a_plan_fits_into_the_time(run_s: float, left_s: float, cold: bool) -> None:
     config = EvaluatorConfig(repeat=5, min_repeat_ms=10, cold_cache=cold)
-    plan = timing.plan(config, run_s, left_s)
+    plan = timing.plan(config, 5, run_s, left_s)
     if plan is not None:
         assert plan.runs * run_s <= left_s
         assert (plan.flush_bytes > 0) is cold
@@ -139,6 +141,55 @@ def test_hopeless_means_much_slower_than_the_best() -> None:
     assert not timing.is_hopeless(CONFIG, 0.0, 9.0, first=False), "nothing to compare with"
     never = EvaluatorConfig(hopeless_ratio=0.0)
     assert not timing.is_hopeless(never, 1.0, 9.0, first=False)
+
+
+SEQUENTIAL = EvaluatorConfig(repeat=6, max_repeat=30, contender_ratio=1.05, precision=0.02)
+STEADY = [100e-6 + index * 1e-8 for index in range(6)]
+SPREAD = [100e-6 + index * 1e-6 for index in range(12)]
+
+
+def test_every_candidate_gets_the_least_number_of_samples() -> None:
+    assert timing.more_samples(SEQUENTIAL, 100.0, [], 0.0) == 6
+    assert timing.more_samples(SEQUENTIAL, 1.0, SPREAD[:2], 0.0) == 4
+
+
+def test_a_contender_is_sampled_until_its_median_is_known() -> None:
+    assert timing.more_samples(SEQUENTIAL, 100.0, STEADY, 0.01) == 0
+    assert timing.more_samples(SEQUENTIAL, 100.0, SPREAD, 0.01) == timing.MORE_SAMPLES
+    assert timing.more_samples(SEQUENTIAL, 0.0, SPREAD, 0.01) == timing.MORE_SAMPLES
+
+
+def test_who_can_not_be_the_best_is_not_sampled_on() -> None:
+    assert timing.more_samples(SEQUENTIAL, 90.0, SPREAD, 0.01) == 0
+
+
+@pytest.mark.parametrize("best_us", [0.0, 100.0])
+def test_the_caps_hold(best_us: float) -> None:
+    full = [90e-6] * 10 + [100e-6] * 10 + [110e-6] * 10
+    assert timing.more_samples(SEQUENTIAL, best_us, full, 0.01) == 0
+    assert timing.more_samples(SEQUENTIAL, best_us, full[1:29], 0.01) == 2
+    capped = dataclasses.replace(SEQUENTIAL, max_timing_ms=100)
+    assert timing.more_samples(capped, best_us, SPREAD, 0.1) == 0
+    assert timing.more_samples(capped, best_us, SPREAD, 0.08) == 3
+    fixed = dataclasses.replace(SEQUENTIAL, max_repeat=0)
+    assert timing.more_samples(fixed, best_us, SPREAD, 0.01) == 0
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 30])
+def test_a_medians_interval_holds_it_as_often_as_it_says(count: int) -> None:
+    draws = np.random.default_rng(0).lognormal(size=(4000, count))
+    intervals = [median_interval(list(row)) for row in draws]
+    held = [low <= 1.0 <= high for low, high in filter(None, intervals)]
+    assert len(held) == 4000
+    assert np.mean(held) > 0.95 - 3 * (0.05 * 0.95 / 4000) ** 0.5
+    assert median_interval(list(draws[0][:5])) is None
+
+
+@pytest.mark.parametrize("field", ["repeat", "precision", "timeout_s"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_policy_with_impossible_numbers_is_refused(field: str, value: float) -> None:
+    with pytest.raises(errors.BadRequest, match=field):
+        EvaluatorConfig(**{field: value})  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------- models

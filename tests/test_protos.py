@@ -66,7 +66,7 @@ DEVICE = records.Device(
     cpu_features=("asimd", "dotprod"),
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
-EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, cold_cache=True)
+EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02)
 TELEMETRY = records.Telemetry(61.5, 2400.0, "performance", 0.25, "0x50000")
 COLD = records.Telemetry(temperature_c=0.0, governor="", load_1m=0.0)
 TENSOR = records.TensorSpec((1, 3, 48, 192), "float32")
