@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import tvm
+from tvm import te
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
+from coordinator.search.evolution import Evolution
 from coordinator.search.proposer import (
     SERIAL_BELOW_FLOPS,
     Outcome,
@@ -17,14 +19,14 @@ from coordinator.search.proposer import (
     SearchConfig,
     best_outcomes,
 )
-from coordinator.search.traces import uses_threads, without_threads
+from coordinator.search.traces import trace_to_json, uses_threads
 from cost_model.features import CANDIDATE_WIDTH
 from cost_model.model import CostModel, Sample
 from device_agent.build import build_kernel
 from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus, Task
 from tests.kernels import matmul, matmul_args, target_json, workload_json
 
-SMALL = SearchConfig(batch=8, population=16, generations=1)
+SMALL = SearchConfig(batch=8, fresh=16)
 TARGET = target_json(2)
 LARGE_FLOPS = 10 * SERIAL_BELOW_FLOPS
 
@@ -34,7 +36,7 @@ def _task(flops: float = LARGE_FLOPS) -> Task:
 
 
 def _proposer(flops: float = LARGE_FLOPS, seed: int = 0) -> Proposer:
-    return Proposer(_task(flops), TARGET, seed, SMALL, num_threads=1)
+    return Proposer(_task(flops), TARGET, seed, SMALL)
 
 
 def test_batches_may_be_proposed_ahead_and_stay_distinct() -> None:
@@ -105,24 +107,47 @@ def test_small_kernels_are_also_tried_without_threads() -> None:
     assert len(few) < len(large) / 4  # MetaSchedule itself leaves it out now and then
 
 
-def test_leaving_out_threads_changes_nothing_else() -> None:
-    trace = next(
-        p.candidate.trace_json
-        for p in _proposer().propose()
-        if uses_threads(p.candidate.trace_json)
-    )
+def _evolution() -> Evolution:
+    return Evolution(matmul(), tvm.target.Target(json.loads(TARGET)), "matmul", 0)
 
-    def scheduled(text: str) -> str:
-        schedule = Schedule(tvm.ir.load_json(_task().workload_json))
-        Trace.apply_json_to_schedule(json.loads(text), schedule)
-        return str(schedule.mod.script())
 
-    parallel, serial = scheduled(trace), scheduled(without_threads(trace))
-    assert "T.parallel" in parallel
-    assert "T.parallel" not in serial
-    assert "T.vectorized" in serial
-    assert serial.count("T.sblock(") == parallel.count("T.sblock(")
-    assert without_threads(without_threads(trace)) == without_threads(trace)
+def test_a_program_is_made_with_or_without_threads_whatever_its_parent_was() -> None:
+    evolution = _evolution()
+    kinds = [False, True] * 4
+    sampled = evolution.sample(kinds)
+    mutated = evolution.mutate(sampled, kinds * 2)
+    made = [*sampled, *mutated]
+    assert all(p.serial for p, serial in zip(made, kinds * 3, strict=True) if serial)
+    assert sum(not p.serial for p in made) > 8  # the loops of a few allow no threads
+    for program in made:
+        trace = trace_to_json(program.trace)
+        assert uses_threads(trace) is not program.serial
+        schedule = Schedule(matmul())
+        Trace.apply_json_to_schedule(json.loads(trace), schedule)
+        script = str(schedule.mod.script())
+        assert ("T.parallel" in script) is not program.serial
+        assert "T.vectorized" in script
+    assert len({p.hash for p in made}) == 24
+
+
+def test_a_replayed_program_is_the_same_and_not_made_again() -> None:
+    made = _evolution().sample([False] * 4)
+    other = _evolution()
+    replayed = [other.replay(trace_to_json(p.trace)) for p in made]
+    assert [p.hash for p in replayed] == [p.hash for p in made]
+    for program, again in zip(made, replayed, strict=True):
+        np.testing.assert_array_equal(program.features, again.features)
+    assert not {p.hash for p in other.sample([False] * 4)} & {p.hash for p in made}
+
+
+def test_a_space_that_is_used_up_gives_fewer() -> None:
+    """A vector of eight numbers can be scheduled in a few ways only."""
+    scale = te.placeholder((8,), "float32", "a")
+    out = te.compute((8,), lambda i: scale[i] * 2.0, "out")
+    module = tvm.IRModule({"main": te.create_prim_func([scale, out])})
+    evolution = Evolution(module, tvm.target.Target(json.loads(TARGET)), "scale", 0)
+    found = evolution.sample([False] * 64)
+    assert 0 < len(found) < 64
 
 
 def test_the_fastest_outcomes_are_remembered_first() -> None:

@@ -1,8 +1,8 @@
-"""One task's search: MetaSchedule's space and evolutionary search, driven from Python.
+"""One task's search: an evolution whose programs are kept, ranked anew by every cost model.
 
-A proposer is asked for a batch, told what was measured, and asked again, in any order: the strategy
-keeps a set of what it handed out, so a batch may be proposed before the last one was measured.
-What steers it is its database of measured traces and the cost model.
+A proposer is asked for a batch, told what was measured, and asked again, in any order: a batch may
+be proposed before the last one was measured. What steers it is what was measured and the cost model
+(docs/decisions/0010-a-pool-instead-of-generations.md).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from coordinator.search.traces import trace_to_json, uses_threads, without_threads
-from cost_model.features import Features, candidate_features
+from coordinator.search.evolution import Evolution, Program
+from coordinator.search.traces import trace_to_json
+from cost_model.features import Features
 from cost_model.model import CostModel
 from device_agent.build import register_intrinsics
 from protos.records import UNTUNED_TRACE, Candidate, Task
@@ -40,13 +39,22 @@ SERIAL_SHARES = (0.5, 0.9, 0.2)
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The evolution's size. Smaller than MetaSchedule's defaults (512, 4): an evaluation of a
-    trace costs more than what a larger population finds (measured: docs/performance.md)."""
+    """How a batch is found (measured: docs/performance.md)."""
 
     batch: int = 16
-    population: int = 64
-    generations: int = 2
+    fresh: int = 48
+    """New programs that a batch is chosen from, besides those that the pool has kept; without a
+    cost model there is nothing to choose by, and only the batch itself is made."""
+    rounds: int = 2
+    """Each makes its share of the fresh ones, from parents that the one before may have found."""
+    pool: int = 256
+    """Programs that were not good enough for a batch yet, kept for a better cost model."""
+    parents: int = 32
+    """The fastest that were measured, and the best by score in the pool, that are mutated."""
+    random_share: float = 0.25
+    """Share of the fresh ones that are drawn from the whole space instead of mutated."""
     eps_greedy: float = 0.1
+    """Share of a batch that is chosen without asking the cost model."""
 
 
 @dataclass(frozen=True)
@@ -69,112 +77,67 @@ class Outcome:
 class Proposer:
     """The search for one task on one target."""
 
-    def __init__(
-        self,
-        task: Task,
-        target_json: str,
-        seed: int,
-        config: SearchConfig,
-        num_threads: int,
-    ) -> None:
-        """``num_threads`` is how many threads the search itself may use."""
+    def __init__(self, task: Task, target_json: str, seed: int, config: SearchConfig) -> None:
         import tvm
-        from tvm.s_tir import meta_schedule as ms
 
         register_intrinsics(target_json)
+        module = tvm.ir.load_json(task.workload_json)
+        target = tvm.target.Target(json.loads(target_json))
         self._task = task
         self._config = config
         self._model: CostModel | None = None
-        self._module = tvm.ir.load_json(task.workload_json)
-        self._target = tvm.target.Target(json.loads(target_json))
-        self._extractor = ms.feature_extractor.PerStoreFeature(extract_workload=True)
-        self._database = ms.database.MemoryDatabase()
-        self._workload = self._database.commit_workload(self._module)
-        self._known: set[str] = set()
-        self._traces: dict[str, Any] = {}  # of what was proposed and not observed yet
-        self._context = self._make_context(num_threads, seed)
+        self._evolution = Evolution(module, target, task.name, seed)
+        self._random = random.Random(seed)
+        self._pool: list[Program] = []
+        self._proposed: dict[str, Program] = {}  # and not observed yet, by candidate key
+        self._measured: list[tuple[float, Program]] = []  # the fastest, in order
         self._may_be_serial = task.flops < SERIAL_BELOW_FLOPS
         self._best_us = {True: math.inf, False: math.inf}  # by whether it is serial
-        self._random = random.Random(seed)
-        self._context.pre_tuning(
-            max_trials=1 << 30,
-            num_trials_per_iter=config.batch,
-            design_spaces=self._context.generate_design_space(),
-            database=self._database,
-            cost_model=_search_cost_model(self._score),
-        )
-
-    def _make_context(self, num_threads: int, seed: int) -> Any:
-        from tvm.s_tir import meta_schedule as ms
-
-        config = self._config
-        strategy = ms.search_strategy.EvolutionarySearch(
-            population_size=config.population,
-            init_min_unmeasured=config.population // 2,
-            genetic_num_iters=config.generations,
-            eps_greedy=config.eps_greedy,
-        )
-        return ms.TuneContext(
-            mod=self._module,
-            target=self._target,
-            space_generator="post-order-apply",
-            search_strategy=strategy,
-            task_name=self._task.name,
-            num_threads=num_threads,
-            rand_state=seed,
-        )
 
     def use_model(self, model: CostModel | None) -> None:
-        """Score candidates with ``model`` from now on; None: at random."""
+        """Rank programs with ``model`` from now on; None: take them as they come."""
         self._model = model
-
-    def _score(self, candidates: Sequence[Any]) -> npt.NDArray[np.float64]:
-        if self._model is None:
-            return np.random.default_rng(len(candidates)).random(len(candidates))
-        return self._model.predict(self._features(candidates))
-
-    def _features(self, candidates: Sequence[Any]) -> Features:
-        stores = self._extractor.extract_from(self._context, list(candidates))
-        return np.stack([candidate_features(matrix.numpy()) for matrix in stores])
 
     def propose(self) -> list[Proposal]:
         """The next batch, none of it proposed or observed before; empty when the space is used up.
 
-        Two traces that differ may still build the same object; that is for the builder to notice.
+        Two programs that differ may still build the same object; that is for the builder to notice.
         """
-        for _ in range(3):
-            found = self._context.generate_measure_candidates()
-            fresh = self._fresh(list(found) if found else [])
-            if fresh or not found:
-                return fresh
-        return []
+        config = self._config
+        rounds, fresh = (config.rounds, config.fresh) if self._model else (1, config.batch)
+        found: list[Program] = []
+        for _ in range(rounds):
+            found += self._explore(fresh // rounds)
+        chosen = self._choose(found)
+        scores = [None] * len(chosen) if self._model is None else self._scores(chosen)
+        proposals = []
+        for program, score in zip(chosen, scores, strict=True):
+            candidate = Candidate(self._task.workload_key, trace_to_json(program.trace))
+            self._proposed[candidate.key] = program
+            proposals.append(Proposal(candidate, program.features, score))
+        return proposals
 
-    def _fresh(self, found: list[Any]) -> list[Proposal]:
-        from tvm.s_tir.meta_schedule import MeasureCandidate
+    def _explore(self, count: int) -> list[Program]:
+        """About ``count`` new programs, which are in the pool now, and the pool ranked."""
+        parents = [program for _, program in self._measured]
+        ranked = self._pool[: self._config.parents] if self._model else []
+        drawn = math.ceil(count * self._config.random_share) if parents or ranked else count
+        found = self._evolution.sample(self._kinds(drawn))
+        for some, share in ((parents, 0.5 if ranked else 1.0), (ranked, 0.5 if parents else 1.0)):
+            if some:
+                wanted = self._kinds(round((count - drawn) * share))
+                found += self._evolution.mutate(some, wanted)
+        self._pool = self._ranked([*self._pool, *found])
+        return found
 
-        chosen: dict[str, tuple[Candidate, Any]] = {}
-        for item in found:
-            candidate, schedule = self._form(trace_to_json(item.sch.trace), item.sch)
-            if candidate.key not in self._known:
-                chosen[candidate.key] = (candidate, schedule)
-        if not chosen:
-            return []
-        self._known.update(chosen)
-        self._traces.update((key, schedule.trace) for key, (_, schedule) in chosen.items())
-        features = self._features([MeasureCandidate(sch, []) for _, sch in chosen.values()])
-        scores = [None] * len(chosen) if self._model is None else self._model.predict(features)
-        return [
-            Proposal(candidate, row, None if score is None else float(score))
-            for (candidate, _), row, score in zip(chosen.values(), features, scores, strict=True)
-        ]
-
-    def _form(self, trace_json: str, schedule: Any) -> tuple[Candidate, Any]:
-        """The candidate as it was found, or without its threads."""
-        as_found = Candidate(self._task.workload_key, trace_json)
-        if not self._may_be_serial or self._random.random() >= self._serial_share():
-            return as_found, schedule
-        serial = Candidate(self._task.workload_key, without_threads(trace_json))
-        return serial, self._schedule(serial)
+    def _kinds(self, count: int) -> list[bool]:
+        """For each of ``count`` programs, whether it is to do without threads."""
+        if not self._may_be_serial:
+            return [False] * count
+        serial = min(count, int(count * self._serial_share() + self._random.random()))
+        kinds = [True] * serial + [False] * (count - serial)
+        self._random.shuffle(kinds)
+        return kinds
 
     def _serial_share(self) -> float:
         first, leading, trailing = SERIAL_SHARES
@@ -182,36 +145,60 @@ class Proposer:
             return first
         return leading if self._best_us[True] < self._best_us[False] + THREADS_COST_US else trailing
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Take measured candidates into the database that seeds the next population."""
-        from tvm.s_tir.meta_schedule.database import TuningRecord
+    def _scores(self, programs: Sequence[Program]) -> list[float]:
+        if self._model is None or not programs:
+            return [0.0] * len(programs)
+        rows = np.stack([program.features for program in programs])
+        return [float(score) for score in self._model.predict(rows)]
 
+    def _ranked(self, programs: Sequence[Program]) -> list[Program]:
+        """Best first; as they came if there is no model."""
+        scores = self._scores(programs)
+        order = sorted(range(len(programs)), key=lambda i: -scores[i])
+        return [programs[i] for i in order]
+
+    def _choose(self, found: Sequence[Program]) -> list[Program]:
+        """Take a batch out of the pool: by score, a few of the newly found ones whatever theirs."""
+        config = self._config
+        lucky = [program for program in found if self._random.random() < config.eps_greedy]
+        lucky = lucky[: round(config.batch * config.eps_greedy)] if self._model else []
+        queues = {kind: [p for p in self._pool if p.serial is kind] for kind in (True, False)}
+        chosen = {program.hash: program for program in lucky}
+        for serial in self._kinds(config.batch + len(lucky)):
+            queue = queues[serial] or queues[not serial]
+            if len(chosen) == config.batch or not queue:
+                break
+            program = queue.pop(0)
+            chosen[program.hash] = program
+        left = [program for program in self._pool if program.hash not in chosen]
+        self._pool = left[: config.pool]
+        return list(chosen.values())
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Take in what was measured: the fastest are the parents of what comes next."""
         for outcome in outcomes:
-            self._known.add(outcome.candidate.key)
-            trace = self._traces.pop(outcome.candidate.key, None)
+            program = self._proposed.pop(outcome.candidate.key, None)
             if outcome.latency_us is None or outcome.candidate.trace_json == UNTUNED_TRACE:
                 continue
-            if trace is None:
-                trace = self._schedule(outcome.candidate).trace
-            serial = not uses_threads(outcome.candidate.trace_json)
+            if program is None:
+                program = self._evolution.replay(outcome.candidate.trace_json)
+            serial = program.serial
             self._best_us[serial] = min(self._best_us[serial], outcome.latency_us)
-            seconds = [outcome.latency_us * 1e-6]
-            record = TuningRecord(trace, self._workload, seconds, self._target, None)
-            self._database.commit_tuning_record(record)
+            self._measured.append((outcome.latency_us, program))
+        self._measured.sort(key=lambda measured: measured[0])
+        del self._measured[self._config.parents :]
 
     def recall(self, outcomes: Sequence[Outcome]) -> dict[str, Features]:
         """Observe what the log remembers; returns the features (516,) by candidate key.
 
         A trace that this version of the compiler refuses is left out, with a warning.
         """
-        from tvm.s_tir.meta_schedule import MeasureCandidate
-
         features: dict[str, Features] = {}
         for outcome in outcomes:
             if outcome.candidate.trace_json == UNTUNED_TRACE:
                 continue
             try:
-                schedule = self._schedule(outcome.candidate)
+                program = self._evolution.replay(outcome.candidate.trace_json)
             except Exception as error:  # TVM's errors share no narrower base
                 log.warning(
                     "task %s: candidate %s of the log can't be replayed: %s",
@@ -221,40 +208,10 @@ class Proposer:
                 )
                 continue
             key = outcome.candidate.key
-            features[key] = self._features([MeasureCandidate(schedule, [])])[0]
-            self._traces[key] = schedule.trace
+            features[key] = program.features
+            self._proposed[key] = program
             self.observe([outcome])
         return features
-
-    def _schedule(self, candidate: Candidate) -> Any:
-        from tvm.s_tir import Schedule
-        from tvm.s_tir.schedule import Trace
-
-        schedule = Schedule(self._module)
-        Trace.apply_json_to_schedule(json.loads(candidate.trace_json), schedule)
-        return schedule
-
-
-def _search_cost_model(score: Any) -> Any:
-    """MetaSchedule's cost model interface around a function from candidates to scores."""
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir import meta_schedule as ms
-
-    @derived_object
-    class SearchCostModel(ms.cost_model.PyCostModel):  # type: ignore[misc]
-        def load(self, path: str) -> None:
-            raise NotImplementedError("the cost model is given by the trainer")
-
-        def save(self, path: str) -> None:
-            raise NotImplementedError("the cost model is kept in the tuning log")
-
-        def update(self, context: Any, candidates: Any, results: Any) -> None:
-            """Training happens elsewhere."""
-
-        def predict(self, context: Any, candidates: Any) -> npt.NDArray[np.float64]:
-            return np.asarray(score(list(candidates)), dtype=np.float64)
-
-    return SearchCostModel()
 
 
 def best_outcomes(outcomes: Sequence[Outcome], limit: int) -> list[Outcome]:

@@ -31,13 +31,3 @@ def trace_to_json(trace: Any) -> str:
 def uses_threads(trace_json: str) -> bool:
     """True if the schedule has a parallel loop; the untuned program has none."""
     return f'"{_PARALLEL}"' in trace_json
-
-
-def without_threads(trace_json: str) -> str:
-    """The same schedule with its parallel loops left serial."""
-    instructions, decisions = json.loads(trace_json)
-    parallel = [i for i, instruction in enumerate(instructions) if instruction[0] == _PARALLEL]
-    if any(index > parallel[0] for index, *_ in decisions if parallel):
-        raise ValueError("a decision after a parallel loop: its index would be off")
-    serial = [instruction for instruction in instructions if instruction[0] != _PARALLEL]
-    return json.dumps([serial, decisions], separators=(",", ":"))

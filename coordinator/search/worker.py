@@ -7,7 +7,6 @@ and two to three seconds of CPU to start, which a model of fifty tasks can't pay
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from coordinator.ray_runtime import Actor
@@ -43,13 +42,7 @@ class SearchWorker:
     def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
         """Begin the search of a task with what the log knows; returns that knowledge's features."""
         with host_lock.working():
-            proposer = Proposer(
-                task,
-                self._target_json,
-                self._seed,
-                self._config,
-                num_threads=os.cpu_count() or 1,
-            )
+            proposer = Proposer(task, self._target_json, self._seed, self._config)
             proposer.use_model(self._model)
             self._proposers[task.workload_key] = proposer
             return proposer.recall(best_outcomes(remembered, RECALLED))
