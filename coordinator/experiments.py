@@ -32,8 +32,9 @@ from protos.records import (
 EVALUATOR = EvaluatorConfig(
     repeat=6,
     min_repeat_ms=2,
-    max_repeat=30,
-    max_timing_ms=100,
+    hopeless_ratio=2.0,
+    max_repeat=20,
+    max_timing_ms=40,
     contender_ratio=1.05,
     precision=0.02,
 )

@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 600
 
+LLVM_OPTIONS = ("-vectorize-slp=0",)
+"""A schedule says what becomes a vector. LLVM's search for more of them in straight-line code takes
+up to half of a build, makes depthwise convolutions slower and untuned programs no faster
+(docs/performance.md). Level 2 would build faster still, but untuned programs become slower by half."""
+
 INTRINSICS = {"x86": ("x86",), "arm": ("arm_cpu",)}
 """Sub-modules of tvm.s_tir.tensor_intrin that a family of CPUs needs; others need none."""
 
@@ -64,6 +69,27 @@ def parse_target(target_json: str) -> Any:
     return target
 
 
+def code_target(target_json: str) -> Any:
+    """The target as code is generated for it, of candidates and of whole models alike."""
+    import tvm
+
+    described = json.loads(target_json)
+    options = [*described.get("cl-opt", []), *LLVM_OPTIONS]
+    return tvm.target.Target({**described, "cl-opt": options})
+
+
+def code_generation() -> Any:
+    """The pass context for generating code, of candidates and of whole models alike.
+
+    A kernel does not check its arguments: the farm passes what the workload says, and the checks
+    with their messages are half of a small kernel's code.
+    """
+    import tvm
+
+    level = tvm.transform.PassContext.current().opt_level
+    return tvm.transform.PassContext(opt_level=level, config={"tirx.disable_assert": True})
+
+
 def cpu_family(target_json: str) -> str:
     """``x86``, ``arm`` or the machine's own word for something else."""
     target = json.loads(target_json)
@@ -99,10 +125,10 @@ def build_kernel(workload_json: str, trace_json: str, target_json: str) -> Build
     """
     with host_lock.working():
         started = time.monotonic()
-        target = parse_target(target_json)
+        parse_target(target_json)
         register_intrinsics(target_json)
         try:
-            data, args = _compile(workload_json, trace_json, target)
+            data, args = _compile(workload_json, trace_json, code_target(target_json))
         except errors.FarmError:
             raise
         except Exception as error:  # whatever the compiler says of a candidate is data
@@ -136,7 +162,8 @@ def _compile(
         mod = schedule.mod
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
     args = parameters(mod)
-    executable = tvm.compile(mod, target=target)
+    with code_generation():
+        executable = tvm.compile(mod, target=target)
     with tempfile.TemporaryDirectory(prefix="tunefarm-build-") as directory:
         path = Path(directory) / "k.o"
         executable.mod.write_to_file(str(path))
@@ -160,6 +187,7 @@ def tool_versions() -> dict[str, str]:
         "tvm": str(tvm.__version__),
         "tvm-ffi": importlib.metadata.version("apache-tvm-ffi"),
         "llvm": str(llvm_version_major()),
+        "llvm-options": " ".join(LLVM_OPTIONS),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .low_maps import legalize_convolutions
 from .onnx_model import check_operators, graph_inputs, load_model, node_name, unsupported_operators
 from .prepass import fold_constants
 from .rewrite import multiply_by_reciprocals
@@ -146,7 +147,7 @@ def _lower(module: Any, target_json: str) -> Any:
     passes = relax.get_pipeline("zero")
     try:
         with tvm.target.Target(json.loads(target_json)), _quiet():
-            return passes(multiply_by_reciprocals(canonical(module)))
+            return passes(legalize_convolutions(multiply_by_reciprocals(canonical(module))))
     except Exception as error:
         raise BadModel(f"the compiler could not lower the model: {_first_line(error)}") from error
 

@@ -32,7 +32,9 @@ def compile_model(module_json: str, target_json: str, traces: Mapping[str, str])
     import tvm
     from tvm import relax
 
-    target = tvm.target.Target(json.loads(target_json))
+    from device_agent.build import code_generation, code_target
+
+    target = code_target(target_json)
     module = tvm.ir.load_json(module_json)
     wanted = {key: trace for key, trace in traces.items() if trace != UNTUNED_TRACE}
     if wanted:
@@ -40,7 +42,7 @@ def compile_model(module_json: str, target_json: str, traces: Mapping[str, str])
         module = _apply_traces(module, target, wanted)
     try:
         # "compiled": the calls between the kernels are machine code, too, not bytecode.
-        with target:
+        with code_generation(), target:
             executable = relax.build(
                 module, target, relax_pipeline=pipeline(target), exec_mode="compiled"
             )

@@ -42,7 +42,7 @@ class SearchConfig:
     """How a batch is found (measured: docs/performance.md)."""
 
     batch: int = 16
-    fresh: int = 48
+    fresh: int = 32
     """New programs that a batch is chosen from, besides those that the pool has kept; without a
     cost model there is nothing to choose by, and only the batch itself is made."""
     rounds: int = 2

@@ -26,7 +26,7 @@ MIN_LANES = 4
 SPARE_REGISTERS = 2
 """Left for what is multiplied with the accumulators."""
 
-MAX_UNROLLED = 256
+MAX_UNROLLED = 128
 """Vector operations in the unrolled body; longer ones are slow to compile and fill the cache."""
 
 MAX_UNROLLED_REDUCTION = 25
@@ -76,6 +76,12 @@ class Tile:
     weight: float
 
 
+def _distance(first: Tile, second: Tile) -> int:
+    """In how many respects two tiles differ."""
+    pairs = zip(first.registers, second.registers, strict=True)
+    return sum(a != b for a, b in pairs) + (first.lanes != second.lanes)
+
+
 def tiles(loops: Loops) -> list[Tile]:
     """Those that fit into the registers, with a weight each: full vectors, many of them."""
     found = []
@@ -117,15 +123,25 @@ class TileSpace:
         return (*self._divide(tile, rng, serial), *self._reduce(tile, rng))
 
     def change(self, factors: Factors, rng: random.Random, serial: bool) -> Factors:
-        """Factors that differ in the tile, in the division among threads, or in the reduction."""
+        """Factors that differ in one of the tile's, the division among threads, or the reduction."""
         count = len(self._loops.spatial)
         tile = self._tile_of(factors)
         what = rng.choice(("tile", "threads", "reduction"))
+        if what == "reduction":
+            return (*factors[:count], *self._reduce(tile, rng))
         if what == "tile":
-            (tile,) = rng.choices(self._tiles, self._weights)
-        spatial = factors[:count] if what == "reduction" else self._divide(tile, rng, serial)
-        kept = what == "threads" or (what == "tile" and self._unrolled(factors) <= self._most(tile))
-        return (*spatial, *(factors[count:] if kept else self._reduce(tile, rng)))
+            tile = self._neighbour(tile, rng)
+        fits = self._unrolled(factors) <= self._most(tile)
+        return (
+            *self._divide(tile, rng, serial),
+            *(factors[count:] if fits else self._reduce(tile, rng)),
+        )
+
+    def _neighbour(self, tile: Tile, rng: random.Random) -> Tile:
+        """One that differs in one factor or in the lanes; any other one if there is none."""
+        near = [other for other in self._tiles if _distance(tile, other) == 1]
+        (found,) = rng.choices(near or self._tiles, [t.weight for t in near] or self._weights)
+        return found
 
     def _tile_of(self, factors: Factors) -> Tile:
         spatial = factors[: len(self._loops.spatial)]

@@ -1,0 +1,72 @@
+"""Convolutions over feature maps that are lower than their kernels.
+
+Text recognisers end in maps of two or three rows, under kernels of five: most of a kernel's rows
+then lie in the padding, and most of the arithmetic multiplies with zeros. Where every output row
+sees every input row, the sum goes over the input's rows instead of the kernel's, and no row of
+padding is needed. What is left out was zero, so the result is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def legalize_convolutions(module: Any) -> Any:
+    """Lower all operators as TVM does, but for convolutions of this kind."""
+    import tvm
+    from tvm import relax
+
+    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
+
+    def conv2d(builder: Any, call: Any) -> Any:
+        compute = _low_map(call)
+        if compute is None:
+            return default(builder, call)
+        return builder.call_te(compute, *call.args, primfunc_name_hint="conv2d")
+
+    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d})(module)
+
+
+def _low_map(call: Any) -> Any | None:
+    """The computation over the input's rows; None where it does not apply or saves nothing."""
+    attributes = call.attrs
+    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
+    if layouts != ("NCHW", "OIHW", "NCHW") or [int(d) for d in attributes.dilation] != [1, 1]:
+        return None
+    data, weight = (_shape(argument) for argument in call.args)
+    groups = int(attributes.groups)
+    depthwise = groups == data[1] == weight[0]
+    if groups != 1 and not depthwise:
+        return None
+    top, left, bottom, right = (int(p) for p in attributes.padding)
+    down, along = (int(s) for s in attributes.strides)
+    rows, kernel_rows = data[2], weight[2]
+    out_rows = (rows + top + bottom - kernel_rows) // down + 1
+    out_columns = (data[3] + left + right - weight[3]) // along + 1
+    first, last = top - down * (out_rows - 1), rows - 1 + top
+    if first < 0 or last >= kernel_rows or rows >= kernel_rows:
+        return None
+
+    def compute(x: Any, w: Any) -> Any:
+        from tvm import te, topi
+
+        padded = topi.nn.pad(x, [0, 0, 0, left], [0, 0, 0, right], name="pad_temp")
+        channel = te.reduce_axis((0, weight[1]), "rc")
+        row = te.reduce_axis((0, rows), "ry")
+        column = te.reduce_axis((0, weight[3]), "rx")
+
+        def output(n: Any, o: Any, i: Any, j: Any) -> Any:
+            source = o if depthwise else channel
+            inputs = padded[n, source, row, j * along + column]
+            weights = w[o, 0 if depthwise else channel, row + top - i * down, column]
+            return te.sum(
+                inputs * weights, axis=[row, column] if depthwise else [channel, row, column]
+            )
+
+        return te.compute((data[0], weight[0], out_rows, out_columns), output, name="conv2d")
+
+    return compute
+
+
+def _shape(expression: Any) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in expression.ty.shape)

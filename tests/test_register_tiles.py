@@ -1,0 +1,171 @@
+"""Tiles that fit into registers: the factors, and that the programs compute the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te, topi
+from tvm.s_tir import Schedule
+
+from coordinator.search.evolution import Evolution
+from coordinator.search.register_tiles import (
+    MAX_UNROLLED,
+    Factors,
+    Loops,
+    RegisterTiling,
+    TileSpace,
+    divisors,
+    register_tiling,
+    tiles,
+)
+from device_agent.build import register_intrinsics
+from tests.kernels import matmul, target_json
+
+CONVOLUTION = Loops((1, 64, 56, 56), (64, 3, 3), width=16, registers=32, threads=2)
+TARGET = target_json(2)
+
+
+def test_divisors_are_all_of_them_in_order() -> None:
+    assert divisors(1) == [1]
+    assert divisors(36) == [1, 2, 3, 4, 6, 9, 12, 18, 36]
+
+
+@pytest.mark.parametrize("registers", [16, 32])
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_every_tile_fits_into_the_registers(width: int, registers: int) -> None:
+    loops = Loops((1, 64, 56, 56), (64, 3, 3), width, registers, 2)
+    found = tiles(loops)
+    assert found
+    for tile in found:
+        vectors = math.prod(tile.registers) * math.ceil(tile.lanes / width)
+        assert tile.vectors == vectors < registers
+        for extent, factor in zip(loops.spatial[:-1], tile.registers[:-1], strict=True):
+            assert extent % factor == 0
+        assert loops.spatial[-1] % (tile.registers[-1] * tile.lanes) == 0
+
+
+def _check(loops: Loops, factors: Factors) -> None:
+    spatial, reduction = factors[: len(loops.spatial)], factors[len(loops.spatial) :]
+    assert [math.prod(f) for f in spatial] == list(loops.spatial)
+    assert [math.prod(f) for f in reduction] == list(loops.reduction)
+    vectors = math.prod(f[2] for f in spatial) * math.ceil(spatial[-1][3] / loops.width)
+    assert vectors * math.prod(f[1] for f in reduction) <= max(MAX_UNROLLED, vectors)
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_factors_multiply_to_the_loops_however_often_they_are_changed(serial: bool) -> None:
+    rng, space = random.Random(0), TileSpace(CONVOLUTION)
+    factors = space.draw(rng, serial)
+    different = set()
+    for _ in range(200):
+        _check(CONVOLUTION, factors)
+        different.add(factors)
+        factors = space.change(factors, rng, serial)
+    assert len(different) > 100
+
+
+def test_threads_get_equal_shares_where_that_is_possible() -> None:
+    rng, space = random.Random(0), TileSpace(CONVOLUTION)
+    drawn = [space.draw(rng, serial=False) for _ in range(100)]
+    even = [math.prod(f[0] for f in factors[:4]) % 2 == 0 for factors in drawn]
+    assert sum(even) > 95
+
+
+def test_a_loop_too_short_for_a_vector_has_no_tile() -> None:
+    with pytest.raises(ValueError, match="last loop of 3"):
+        TileSpace(Loops((64, 3), (64,), 16, 32, 2))
+
+
+def _module(inputs: list[Any], output: Any) -> Any:
+    return tvm.IRModule({"main": te.create_prim_func([*inputs, output])})
+
+
+def _convolution(groups: int, stride: int) -> Any:
+    x = te.placeholder((1, 8, 12, 16), "float32", "x")
+    w = te.placeholder((8, 8 // groups, 3, 3), "float32", "w")
+    b = te.placeholder((1, 8, 1, 1), "float32", "b")
+    made = topi.nn.group_conv2d_nchw(x, w, stride, 1, 1, groups) if groups > 1 else None
+    made = topi.nn.conv2d_nchw(x, w, stride, 1, 1) if made is None else made
+    return _module([x, w, b], topi.nn.relu(topi.add(made, b)))
+
+
+def _pool() -> Any:
+    x = te.placeholder((1, 8, 16, 16), "float32", "x")
+    return _module([x], topi.nn.pool2d(x, [3, 3], [1, 1], [1, 1], [1, 1, 1, 1], "max"))
+
+
+def _tiling(module: Any) -> RegisterTiling | None:
+    register_intrinsics(TARGET)
+    return register_tiling(module, tvm.target.Target(json.loads(TARGET)), random.Random(0))
+
+
+def _outputs(module: Any, inputs: list[Any]) -> Any:
+    function = tvm.compile(module, target=tvm.target.Target(json.loads(TARGET))).jit()["main"]
+    arguments = [tvm.runtime.tensor(array) for array in inputs]
+    function(*arguments)
+    return arguments[-1].numpy()
+
+
+@pytest.mark.parametrize(
+    "module", [matmul(), _convolution(1, 1), _convolution(1, 2), _convolution(8, 2), _pool()]
+)
+def test_programs_with_a_register_tile_compute_the_same(module: Any) -> None:
+    tiling = _tiling(module)
+    assert tiling is not None
+    generator = np.random.default_rng(0)
+    arrays = [
+        generator.random(tuple(int(n) for n in buffer.shape), np.float32)
+        for buffer in module["main"].params
+    ]
+    expected = _outputs(module, arrays).copy()
+    trace = tiling.draw(serial=False)
+    for serial in (False, True, True, False, False):
+        schedule = Schedule(module)
+        trace.apply_to_schedule(schedule, remove_postproc=True)
+        script = str(schedule.mod.script())
+        assert 'scope="local"' in script
+        assert "T.vectorized" in script
+        np.testing.assert_allclose(_outputs(schedule.mod, arrays), expected, rtol=1e-5)
+        trace = tiling.step(schedule.trace, serial)
+        parallel = any(i.kind.name == "Parallel" for i in trace.insts)
+        assert parallel is not serial
+
+
+def _softmax() -> Any:
+    x = te.placeholder((8, 64), "float32", "x")
+    return _module([x], topi.nn.softmax(x))
+
+
+def _scaled() -> Any:
+    x = te.placeholder((8, 64), "float32", "x")
+    return _module([x], topi.multiply(x, tvm.tirx.const(2.0, "float32")))
+
+
+def _mean() -> Any:
+    x = te.placeholder((1, 64, 8, 8), "float32", "x")
+    return _module([x], topi.sum(x, axis=[2, 3], keepdims=True))
+
+
+def _transposed_weights() -> Any:
+    """Neighbouring outputs read weights a whole row apart."""
+    x, w = te.placeholder((8, 64), "float32", "x"), te.placeholder((64, 64), "float32", "w")
+    return _module([x, w], topi.matmul(x, w, transp_b=True))
+
+
+@pytest.mark.parametrize("module", [_softmax(), _scaled(), _mean(), _transposed_weights()])
+def test_other_workloads_are_left_to_metaschedule(module: Any) -> None:
+    assert _tiling(module) is None
+    evolution = Evolution(module, tvm.target.Target(json.loads(TARGET)), "other", 0)
+    assert evolution.sample([False] * 2)
+
+
+def test_a_trace_of_metaschedules_own_is_none_of_ours() -> None:
+    tiling = _tiling(matmul())
+    assert tiling is not None
+    assert tiling.step(Schedule(matmul()).trace, serial=False) is None
