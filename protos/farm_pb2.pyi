@@ -13,6 +13,7 @@ class DeviceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEVICE_STATE_IDLE: _ClassVar[DeviceState]
     DEVICE_STATE_BUSY: _ClassVar[DeviceState]
     DEVICE_STATE_GONE: _ClassVar[DeviceState]
+    DEVICE_STATE_SET_ASIDE: _ClassVar[DeviceState]
 
 class MeasurementStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,6 +27,7 @@ class MeasurementStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MEASUREMENT_STATUS_WRONG_OUTPUT: _ClassVar[MeasurementStatus]
     MEASUREMENT_STATUS_GARBAGE: _ClassVar[MeasurementStatus]
     MEASUREMENT_STATUS_DEVICE_LOST: _ClassVar[MeasurementStatus]
+    MEASUREMENT_STATUS_SUSPECT: _ClassVar[MeasurementStatus]
 
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -40,6 +42,7 @@ DEVICE_STATE_UNSPECIFIED: DeviceState
 DEVICE_STATE_IDLE: DeviceState
 DEVICE_STATE_BUSY: DeviceState
 DEVICE_STATE_GONE: DeviceState
+DEVICE_STATE_SET_ASIDE: DeviceState
 MEASUREMENT_STATUS_UNSPECIFIED: MeasurementStatus
 MEASUREMENT_STATUS_OK: MeasurementStatus
 MEASUREMENT_STATUS_BUILD_ERROR: MeasurementStatus
@@ -50,6 +53,7 @@ MEASUREMENT_STATUS_TIMED_OUT: MeasurementStatus
 MEASUREMENT_STATUS_WRONG_OUTPUT: MeasurementStatus
 MEASUREMENT_STATUS_GARBAGE: MeasurementStatus
 MEASUREMENT_STATUS_DEVICE_LOST: MeasurementStatus
+MEASUREMENT_STATUS_SUSPECT: MeasurementStatus
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_RUNNING: JobState
@@ -128,7 +132,7 @@ class TensorSpec(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class EvaluatorConfig(_message.Message):
-    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache", "max_repeat", "max_timing_ms", "contender_ratio", "precision")
+    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache", "max_repeat", "max_timing_ms", "contender_ratio", "precision", "canary_every", "canary_drift")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     REPEAT_FIELD_NUMBER: _ClassVar[int]
     MIN_REPEAT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +143,8 @@ class EvaluatorConfig(_message.Message):
     MAX_TIMING_MS_FIELD_NUMBER: _ClassVar[int]
     CONTENDER_RATIO_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_EVERY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_DRIFT_FIELD_NUMBER: _ClassVar[int]
     number: int
     repeat: int
     min_repeat_ms: int
@@ -149,7 +155,9 @@ class EvaluatorConfig(_message.Message):
     max_timing_ms: int
     contender_ratio: float
     precision: float
-    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ..., max_repeat: _Optional[int] = ..., max_timing_ms: _Optional[int] = ..., contender_ratio: _Optional[float] = ..., precision: _Optional[float] = ...) -> None: ...
+    canary_every: int
+    canary_drift: float
+    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ..., max_repeat: _Optional[int] = ..., max_timing_ms: _Optional[int] = ..., contender_ratio: _Optional[float] = ..., precision: _Optional[float] = ..., canary_every: _Optional[int] = ..., canary_drift: _Optional[float] = ...) -> None: ...
 
 class Trial(_message.Message):
     __slots__ = ("candidate_key", "artifact")
@@ -160,7 +168,7 @@ class Trial(_message.Message):
     def __init__(self, candidate_key: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class KernelWork(_message.Message):
-    __slots__ = ("workload_key", "args", "num_outputs", "input_seed", "reference", "evaluator", "best_us", "trials")
+    __slots__ = ("workload_key", "args", "num_outputs", "input_seed", "reference", "evaluator", "best_us", "trials", "canary")
     WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     NUM_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +177,7 @@ class KernelWork(_message.Message):
     EVALUATOR_FIELD_NUMBER: _ClassVar[int]
     BEST_US_FIELD_NUMBER: _ClassVar[int]
     TRIALS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     workload_key: str
     args: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     num_outputs: int
@@ -177,7 +186,8 @@ class KernelWork(_message.Message):
     evaluator: EvaluatorConfig
     best_us: float
     trials: _containers.RepeatedCompositeFieldContainer[Trial]
-    def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ...) -> None: ...
+    canary: Artifact
+    def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., canary: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
     __slots__ = ("name", "engine", "artifact")
@@ -230,7 +240,7 @@ class Telemetry(_message.Message):
     def __init__(self, temperature_c: _Optional[float] = ..., frequency_mhz: _Optional[float] = ..., governor: _Optional[str] = ..., load_1m: _Optional[float] = ..., throttled: _Optional[str] = ...) -> None: ...
 
 class Circumstances(_message.Message):
-    __slots__ = ("device", "tool_versions", "evaluator", "num_threads", "cpus", "emulated", "before", "after", "lock_wait_s", "busy_s")
+    __slots__ = ("device", "tool_versions", "evaluator", "num_threads", "cpus", "emulated", "before", "after", "lock_wait_s", "busy_s", "load_s", "check_s", "time_s", "canary_ratio")
     class ToolVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +258,10 @@ class Circumstances(_message.Message):
     AFTER_FIELD_NUMBER: _ClassVar[int]
     LOCK_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    LOAD_S_FIELD_NUMBER: _ClassVar[int]
+    CHECK_S_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    CANARY_RATIO_FIELD_NUMBER: _ClassVar[int]
     device: str
     tool_versions: _containers.ScalarMap[str, str]
     evaluator: EvaluatorConfig
@@ -258,7 +272,11 @@ class Circumstances(_message.Message):
     after: Telemetry
     lock_wait_s: float
     busy_s: float
-    def __init__(self, device: _Optional[str] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., emulated: _Optional[bool] = ..., before: _Optional[_Union[Telemetry, _Mapping]] = ..., after: _Optional[_Union[Telemetry, _Mapping]] = ..., lock_wait_s: _Optional[float] = ..., busy_s: _Optional[float] = ...) -> None: ...
+    load_s: float
+    check_s: float
+    time_s: float
+    canary_ratio: float
+    def __init__(self, device: _Optional[str] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ..., cpus: _Optional[_Iterable[int]] = ..., emulated: _Optional[bool] = ..., before: _Optional[_Union[Telemetry, _Mapping]] = ..., after: _Optional[_Union[Telemetry, _Mapping]] = ..., lock_wait_s: _Optional[float] = ..., busy_s: _Optional[float] = ..., load_s: _Optional[float] = ..., check_s: _Optional[float] = ..., time_s: _Optional[float] = ..., canary_ratio: _Optional[float] = ...) -> None: ...
 
 class Measurement(_message.Message):
     __slots__ = ("lease_id", "workload_key", "candidate_key", "artifact_sha256", "status", "repeats_s", "error", "max_abs_error", "circumstances")
@@ -391,7 +409,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -406,6 +424,7 @@ class JobSpec(_message.Message):
     TRIALS_FIELD_NUMBER: _ClassVar[int]
     TIME_LIMIT_S_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    COLD_CACHE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -413,7 +432,8 @@ class JobSpec(_message.Message):
     trials: int
     time_limit_s: float
     seed: int
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    cold_cache: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")
@@ -428,20 +448,26 @@ class TrialCounts(_message.Message):
     def __init__(self, total: _Optional[int] = ..., ok: _Optional[int] = ..., failed: _Optional[int] = ..., from_log: _Optional[int] = ...) -> None: ...
 
 class TaskProgress(_message.Message):
-    __slots__ = ("name", "workload_key", "weight", "untuned_us", "tuned_us", "trials")
+    __slots__ = ("name", "workload_key", "weight", "untuned_us", "tuned_us", "trials", "tuned_low_us", "tuned_high_us", "tied")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     UNTUNED_US_FIELD_NUMBER: _ClassVar[int]
     TUNED_US_FIELD_NUMBER: _ClassVar[int]
     TRIALS_FIELD_NUMBER: _ClassVar[int]
+    TUNED_LOW_US_FIELD_NUMBER: _ClassVar[int]
+    TUNED_HIGH_US_FIELD_NUMBER: _ClassVar[int]
+    TIED_FIELD_NUMBER: _ClassVar[int]
     name: str
     workload_key: str
     weight: int
     untuned_us: float
     tuned_us: float
     trials: int
-    def __init__(self, name: _Optional[str] = ..., workload_key: _Optional[str] = ..., weight: _Optional[int] = ..., untuned_us: _Optional[float] = ..., tuned_us: _Optional[float] = ..., trials: _Optional[int] = ...) -> None: ...
+    tuned_low_us: float
+    tuned_high_us: float
+    tied: int
+    def __init__(self, name: _Optional[str] = ..., workload_key: _Optional[str] = ..., weight: _Optional[int] = ..., untuned_us: _Optional[float] = ..., tuned_us: _Optional[float] = ..., trials: _Optional[int] = ..., tuned_low_us: _Optional[float] = ..., tuned_high_us: _Optional[float] = ..., tied: _Optional[int] = ...) -> None: ...
 
 class RankingQuality(_message.Message):
     __slots__ = ("pairwise", "peak_at_1", "peak_at_5", "batches")
@@ -456,7 +482,7 @@ class RankingQuality(_message.Message):
     def __init__(self, pairwise: _Optional[float] = ..., peak_at_1: _Optional[float] = ..., peak_at_5: _Optional[float] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "onnxruntime_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes")
+    __slots__ = ("untuned_ms", "tuned_ms", "onnxruntime_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms")
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     ONNXRUNTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -465,6 +491,8 @@ class ModelResult(_message.Message):
     PACKAGE_FILENAME_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TUNED_LOW_MS_FIELD_NUMBER: _ClassVar[int]
+    TUNED_HIGH_MS_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     onnxruntime_ms: float
@@ -473,7 +501,9 @@ class ModelResult(_message.Message):
     package_filename: str
     package_sha256: str
     package_size_bytes: int
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., onnxruntime_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ...) -> None: ...
+    tuned_low_ms: float
+    tuned_high_ms: float
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., onnxruntime_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s")

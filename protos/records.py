@@ -70,6 +70,7 @@ class DeviceState(enum.IntEnum):
     IDLE = 1
     BUSY = 2
     GONE = 3
+    SET_ASIDE = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ class EvaluatorConfig:
     ``contender_ratio`` times the task's best, is sampled on until the confidence interval of its
     median is narrower than ``precision`` times the median, ``max_repeat`` samples are there, or
     ``max_timing_ms`` have gone into them (0: no limit of time). With ``max_repeat`` at 0 nothing is
-    sampled on. Raises BadRequest for numbers that are negative or not finite.
+    sampled on.
+
+    A canary runs before the first measurement and after every ``canary_every``; when it is off its
+    reference by more than the share ``canary_drift``, the measurements since the last good one are
+    SUSPECT. Raises BadRequest for numbers that are negative or not finite.
     """
 
     number: int = 1
@@ -134,6 +139,8 @@ class EvaluatorConfig:
     max_timing_ms: int = 0
     contender_ratio: float = 0.0
     precision: float = 0.0
+    canary_every: int = 0
+    canary_drift: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -164,6 +171,7 @@ class KernelWork:
     evaluator: EvaluatorConfig
     trials: tuple[Trial, ...]
     best_us: float = 0.0
+    canary: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +219,7 @@ class MeasurementStatus(enum.IntEnum):
     WRONG_OUTPUT = 7
     GARBAGE = 8
     DEVICE_LOST = 9
+    SUSPECT = 10
 
 
 @dataclass(frozen=True)
@@ -226,7 +235,12 @@ class Telemetry:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a number can't be understood without."""
+    """What a number can't be understood without.
+
+    ``load_s``, ``check_s`` and ``time_s`` are parts of ``busy_s``: getting ready, the first run with
+    the comparison of its outputs, and the repeats. ``canary_ratio`` is the time of the canary that
+    ran after this measurement over the device's reference; None where none ran.
+    """
 
     device: str
     tool_versions: Mapping[str, str]
@@ -238,6 +252,10 @@ class Circumstances:
     after: Telemetry
     lock_wait_s: float = 0.0
     busy_s: float = 0.0
+    load_s: float = 0.0
+    check_s: float = 0.0
+    time_s: float = 0.0
+    canary_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -379,12 +397,16 @@ class JobSpec:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     time_limit_s: float | None = None
     seed: int = 0
+    cold_cache: bool = False
 
     @property
     def identity(self) -> str:
-        """Jobs of one identity continue each other: same model, shapes and target."""
+        """Jobs of one identity continue each other: same model, shapes, target and caches."""
         shapes = {name: list(shape.dims) for name, shape in self.shapes.items()}
-        return sha256_hex(canonical_json([self.model_sha256, shapes, self.target_json]).encode())
+        made_of: list[object] = [self.model_sha256, shapes, self.target_json]
+        if self.cold_cache:
+            made_of.append("cold")
+        return sha256_hex(canonical_json(made_of).encode())
 
 
 @dataclass(frozen=True)
@@ -407,6 +429,9 @@ class TaskProgress:
     untuned_us: float | None = None
     tuned_us: float | None = None
     trials: int = 0
+    tuned_low_us: float | None = None
+    tuned_high_us: float | None = None
+    tied: int = 0
 
 
 @dataclass(frozen=True)
@@ -431,6 +456,8 @@ class ModelResult:
     package_sha256: str
     package_size_bytes: int
     onnxruntime_ms: float | None = None
+    tuned_low_ms: float | None = None
+    tuned_high_ms: float | None = None
 
 
 @dataclass(frozen=True)

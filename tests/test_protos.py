@@ -66,7 +66,7 @@ DEVICE = records.Device(
     cpu_features=("asimd", "dotprod"),
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
-EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02)
+EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)
 TELEMETRY = records.Telemetry(61.5, 2400.0, "performance", 0.25, "0x50000")
 COLD = records.Telemetry(temperature_c=0.0, governor="", load_1m=0.0)
 TENSOR = records.TensorSpec((1, 3, 48, 192), "float32")
@@ -82,6 +82,10 @@ CIRCUMSTANCES = records.Circumstances(
     after=COLD,
     lock_wait_s=0.125,
     busy_s=1.5,
+    load_s=0.25,
+    check_s=0.5,
+    time_s=0.75,
+    canary_ratio=1.25,
 )
 BARE_CIRCUMSTANCES = records.Circumstances(
     "d", {}, records.EvaluatorConfig(), 1, (), False, records.Telemetry(), records.Telemetry()
@@ -95,6 +99,7 @@ KERNEL = records.KernelWork(
     evaluator=EVALUATOR,
     trials=(records.Trial("c1", DATA), records.Trial("c2", REFERENCE)),
     best_us=12.5,
+    canary=REFERENCE,
 )
 BARE_KERNEL = records.KernelWork("w", (), 0, 0, REFERENCE, records.EvaluatorConfig(), ())
 MODEL = records.ModelWork(
@@ -114,11 +119,12 @@ SPEC = records.JobSpec(
     shapes={"x": records.Shape((1, 3, 48, 192))},
     time_limit_s=240.0,
     seed=-7,
+    cold_cache=True,
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
-RESULT = records.ModelResult(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 4.5)
-PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64)
+RESULT = records.ModelResult(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 4.5, 3.25, 3.75)
+PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
     job_id="j1",

@@ -29,6 +29,7 @@ from tests.kernels import matmul, target_json
 
 CONVOLUTION = Loops((1, 64, 56, 56), (64, 3, 3), width=16, registers=32, threads=2)
 TARGET = target_json(2)
+MATMUL = tvm.IRModule({"main": matmul()})
 
 
 def test_divisors_are_all_of_them_in_order() -> None:
@@ -113,7 +114,7 @@ def _outputs(module: Any, inputs: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    "module", [matmul(), _convolution(1, 1), _convolution(1, 2), _convolution(8, 2), _pool()]
+    "module", [MATMUL, _convolution(1, 1), _convolution(1, 2), _convolution(8, 2), _pool()]
 )
 def test_programs_with_a_register_tile_compute_the_same(module: Any) -> None:
     tiling = _tiling(module)
@@ -166,6 +167,6 @@ def test_other_workloads_are_left_to_metaschedule(module: Any) -> None:
 
 
 def test_a_trace_of_metaschedules_own_is_none_of_ours() -> None:
-    tiling = _tiling(matmul())
+    tiling = _tiling(MATMUL)
     assert tiling is not None
-    assert tiling.step(Schedule(matmul()).trace, serial=False) is None
+    assert tiling.step(Schedule(MATMUL).trace, serial=False) is None

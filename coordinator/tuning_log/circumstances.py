@@ -86,6 +86,11 @@ def _circumstance_columns(circumstances: Circumstances | None) -> dict[str, Any]
         **_telemetry_columns("after", circumstances.after),
         "lock_wait_s": finite(circumstances.lock_wait_s),
         "busy_s": finite(circumstances.busy_s),
+        "load_s": finite(circumstances.load_s),
+        "check_s": finite(circumstances.check_s),
+        "time_s": finite(circumstances.time_s),
+        "canary_ratio": finite(circumstances.canary_ratio),
+        "cold_cache": circumstances.evaluator.cold_cache,
     }
 
 
@@ -113,6 +118,10 @@ def _circumstances(row: sa.Row[Any]) -> Circumstances | None:
         after=_telemetry(row, "after"),
         lock_wait_s=or_nan(row.lock_wait_s),
         busy_s=or_nan(row.busy_s),
+        load_s=row.load_s or 0.0,  # records from before these columns have none
+        check_s=row.check_s or 0.0,
+        time_s=row.time_s or 0.0,
+        canary_ratio=row.canary_ratio,
     )
 
 

@@ -44,6 +44,7 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "shapes_json": to_json(spec.shapes),
         "requested_trials": spec.trials,
         "time_limit_s": spec.time_limit_s,
+        "cold_cache": spec.cold_cache,
         "seed": spec.seed,
     }
     while True:
@@ -220,6 +221,7 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         trials=row.requested_trials,
         shapes=from_json(Mapping[str, Shape], row.shapes_json),  # type: ignore[type-abstract]
         time_limit_s=row.time_limit_s,
+        cold_cache=row.cold_cache,
         seed=row.seed,
     )
 

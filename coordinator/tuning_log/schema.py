@@ -79,6 +79,7 @@ jobs = sa.Table(
     sa.Column("requested_trials", sa.BigInteger, nullable=False),
     sa.Column("time_limit_s", sa.Double),
     sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("cold_cache", sa.Boolean, nullable=False, server_default=sa.false()),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),
@@ -171,6 +172,11 @@ measurements = sa.Table(
     sa.Column("after_throttled", sa.Text),
     sa.Column("lock_wait_s", sa.Double),
     sa.Column("busy_s", sa.Double),
+    sa.Column("load_s", sa.Double),
+    sa.Column("check_s", sa.Double),
+    sa.Column("time_s", sa.Double),
+    sa.Column("canary_ratio", sa.Double),
+    sa.Column("cold_cache", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 
