@@ -31,7 +31,7 @@ from protos.records import (
 
 EVALUATOR = EvaluatorConfig(
     repeat=6,
-    min_repeat_ms=2,
+    min_repeat_ms=1,
     hopeless_ratio=2.0,
     max_repeat=20,
     max_timing_ms=40,
