@@ -74,10 +74,12 @@ def new_job(log: TuningLog, *keys: str) -> str:
     return job.job_id
 
 
-def circumstances(device: str = "d1", tools: dict[str, str] = TOOLS) -> Circumstances:
+def circumstances(
+    device: str = "d1", tools: dict[str, str] = TOOLS, cold_cache: bool = False
+) -> Circumstances:
     before = Telemetry(41.5, 2400.0, "performance", 0.25, "none")
     after = Telemetry(temperature_c=55.0)
-    evaluator = EvaluatorConfig(number=3, repeat=7, cold_cache=True)
+    evaluator = EvaluatorConfig(number=3, repeat=7, cold_cache=cold_cache)
     return Circumstances(device, tools, evaluator, 2, (0, 3), True, before, after, 0.5, 1.5)
 
 
@@ -399,6 +401,38 @@ def test_counts_are_of_candidates_without_the_untuned(log: TuningLog) -> None:
     assert log.counts(["w1"], KIND) == TrialCounts(total=2, ok=1, failed=1)
     assert log.counts([], KIND) == TrialCounts()
     assert log.trials_per_task(["w1", "w2", "w3"], KIND) == {"w1": 2, "w2": 1, "w3": 0}
+
+
+def test_warm_and_cold_caches_never_answer_for_each_other(log: TuningLog) -> None:
+    warm_job = new_job(log)
+    cold_job = log.add_job(spec(cold_cache=True), "here:1", embedded=True)
+    log.set_tasks(cold_job.job_id, [task("w1")])
+    untuned, warm, cold = (Candidate("w1", trace) for trace in (UNTUNED_TRACE, "w", "c"))
+    emptied = circumstances(cold_cache=True)
+    log.record(warm_job, KIND, warm, ok(warm, "lease-1", 1e-3))
+    log.record(warm_job, KIND, untuned, ok(untuned, "lease-1", 2e-3))
+    log.record(cold_job.job_id, KIND, cold, ok(cold, "lease-2", 5e-3, circumstances=emptied))
+    log.record(cold_job.job_id, KIND, untuned, ok(untuned, "lease-2", 7e-3, circumstances=emptied))
+    unbuilt = Measurement("w1", Candidate("w1", "u").key, MeasurementStatus.BUILD_ERROR)
+    log.record(cold_job.job_id, KIND, Candidate("w1", "u"), unbuilt)
+
+    assert {o.candidate for o in log.outcomes("w1", KIND)} == {untuned, warm}
+    assert {o.candidate for o in log.outcomes("w1", KIND, cold_cache=True)} == {
+        *(untuned, cold, Candidate("w1", "u"))
+    }
+    for candidate, is_cold in ((warm, False), (cold, True)):
+        sha256 = ok(candidate, "").artifact_sha256
+        assert log.measured(KIND, sha256, cold_cache=is_cold) is not None
+        assert log.measured(KIND, sha256, cold_cache=not is_cold) is None
+        best = log.best(["w1"], KIND, tuned_only=True, cold_cache=is_cold)
+        assert best["w1"].candidate == candidate
+    assert log.untuned_us(["w1"], KIND) == pytest.approx({"w1": 2000.0})
+    assert log.untuned_us(["w1"], KIND, cold_cache=True) == pytest.approx({"w1": 7000.0})
+    assert log.counts(["w1"], KIND) == TrialCounts(total=1, ok=1)
+    assert log.counts(["w1"], KIND, cold_cache=True) == TrialCounts(total=2, ok=1, failed=1)
+    assert log.trials_per_task(["w1"], KIND) == {"w1": 1}
+    assert log.trials_per_task(["w1"], KIND, cold_cache=True) == {"w1": 2}
+    assert spec().identity != cold_job.spec.identity
 
 
 # ---------------------------------------------------------------------------------- the rest

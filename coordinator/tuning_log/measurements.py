@@ -19,7 +19,7 @@ from protos.records import (
 
 from .circumstances import measurement_columns, measurement_of
 from .database import insert
-from .schema import candidates, measurements, now
+from .schema import candidates, jobs, measurements, now
 from .values import finite, tool_versions_key
 
 Result = tuple[str, str, Candidate, Measurement, float | None]
@@ -73,7 +73,7 @@ def record_many(connection: sa.Connection, results: Sequence[Result]) -> list[bo
             job_id=job_id,
             device_kind=device_kind,
             predicted_score=finite(score),
-            **measurement_columns(measurement),
+            **{**_cache_of_job(job_id, measurement), **measurement_columns(measurement)},
         )
         statement = statement.on_conflict_do_nothing()
         row = connection.execute(statement.returning(measurements.c.id)).first()
@@ -81,14 +81,24 @@ def record_many(connection: sa.Connection, results: Sequence[Result]) -> list[bo
     return new
 
 
-def outcomes(connection: sa.Connection, workload_key: str, device_kind: str) -> list[Outcome]:
+def _cache_of_job(job_id: str, measurement: Measurement) -> dict[str, Any]:
+    """Where no device says how it timed (it did not build), its job says how it would have."""
+    if measurement.circumstances is not None:
+        return {}
+    cold = sa.select(jobs.c.cold_cache).where(jobs.c.job_id == job_id).scalar_subquery()
+    return {"cold_cache": sa.func.coalesce(cold, sa.false())}
+
+
+def outcomes(
+    connection: sa.Connection, workload_key: str, device_kind: str, cold_cache: bool
+) -> list[Outcome]:
     """Every record of a workload on a kind of device, oldest first."""
     m = measurements.c
     answer = (m.id, m.status, m.latency_us, m.artifact_sha256, m.tool_versions_key)
     query = (
         sa.select(*answer, candidates.c.trace_json)
         .join(candidates, candidates.c.key == m.candidate_key)
-        .where(_of_kind(device_kind), m.workload_key == workload_key)
+        .where(_of_kind(device_kind, cold_cache), m.workload_key == workload_key)
         .order_by(m.id)
     )
     return [
@@ -109,6 +119,7 @@ def measured(
     device_kind: str,
     artifact_sha256: str,
     tool_versions: Mapping[str, str] | None,
+    cold_cache: bool,
 ) -> Measurement | None:
     """The newest record of these bytes; one that a lost device left says nothing of them."""
     if not artifact_sha256:
@@ -116,7 +127,7 @@ def measured(
     query = (
         sa.select(measurements)
         .where(
-            _of_kind(device_kind),
+            _of_kind(device_kind, cold_cache),
             measurements.c.artifact_sha256 == artifact_sha256,
             measurements.c.status != MeasurementStatus.DEVICE_LOST.name,
         )
@@ -131,13 +142,17 @@ def measured(
 
 
 def best(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, tuned_only: bool
+    connection: sa.Connection,
+    workload_keys: Sequence[str],
+    device_kind: str,
+    tuned_only: bool,
+    cold_cache: bool,
 ) -> dict[str, BestRecord]:
     """The fastest record of each workload that has one."""
     found = {}
     for workload_key in dict.fromkeys(workload_keys):
         # One short walk down an index for each: a single statement would read every record.
-        query = _fastest(device_kind, workload_key)
+        query = _fastest(device_kind, workload_key, cold_cache)
         if tuned_only:
             query = query.where(measurements.c.candidate_key != _untuned_key(workload_key))
         row = connection.execute(query).first()
@@ -148,14 +163,14 @@ def best(
 
 
 def untuned_us(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
 ) -> dict[str, float]:
     """The fastest time of each workload's untuned program, where it was measured."""
     m = measurements.c
     found = {}
     for workload_key in dict.fromkeys(workload_keys):
         query = sa.select(sa.func.min(m.latency_us)).where(
-            _of_kind(device_kind),
+            _of_kind(device_kind, cold_cache),
             m.workload_key == workload_key,
             m.candidate_key == _untuned_key(workload_key),
         )
@@ -166,7 +181,7 @@ def untuned_us(
 
 
 def counts(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
 ) -> TrialCounts:
     """Candidates tried, each once, the untuned left out; ok if any of its records is."""
     m = measurements.c
@@ -174,7 +189,7 @@ def counts(
     # Grouped in the order of the index, which COUNT(DISTINCT) would sort again.
     tried = (
         sa.select(sa.func.max(right).label("ok"))
-        .where(_trials(workload_keys, device_kind))
+        .where(_trials(workload_keys, device_kind, cold_cache))
         .group_by(m.workload_key, m.candidate_key)
         .subquery()
     )
@@ -186,13 +201,13 @@ def counts(
 
 
 def trials_per_task(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str
+    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
 ) -> dict[str, int]:
     """Candidates tried of each workload, the untuned left out; 0 where there are none."""
     m = measurements.c
     query = (
         sa.select(m.workload_key, sa.func.count(m.candidate_key.distinct()).label("trials"))
-        .where(_trials(workload_keys, device_kind))
+        .where(_trials(workload_keys, device_kind, cold_cache))
         .group_by(m.workload_key)
     )
     tried = {row.workload_key: row.trials for row in connection.execute(query)}
@@ -214,25 +229,35 @@ def _untuned_key(workload_key: str) -> str:
     return Candidate(workload_key, UNTUNED_TRACE).key
 
 
-def _of_kind(device_kind: str) -> sa.ColumnElement[bool]:
-    return measurements.c.device_kind == device_kind
+def _of_kind(device_kind: str, cold_cache: bool) -> sa.ColumnElement[bool]:
+    """What answers: the same kind of device, and caches as warm or as cold."""
+    m = measurements.c
+    return sa.and_(
+        m.device_kind == device_kind, m.cold_cache.is_(sa.true() if cold_cache else sa.false())
+    )
 
 
-def _fastest(device_kind: str, workload_key: str) -> sa.Select[Any]:
+def _fastest(device_kind: str, workload_key: str, cold_cache: bool) -> sa.Select[Any]:
     m = measurements.c
     return (
         sa.select(m.id, m.latency_us, candidates.c.trace_json)
         .join(candidates, candidates.c.key == m.candidate_key)
-        .where(_of_kind(device_kind), m.workload_key == workload_key, m.latency_us.is_not(None))
+        .where(
+            _of_kind(device_kind, cold_cache),
+            m.workload_key == workload_key,
+            m.latency_us.is_not(None),
+        )
         .order_by(m.latency_us, m.id)
         .limit(1)
     )
 
 
-def _trials(workload_keys: Sequence[str], device_kind: str) -> sa.ColumnElement[bool]:
+def _trials(
+    workload_keys: Sequence[str], device_kind: str, cold_cache: bool
+) -> sa.ColumnElement[bool]:
     untuned = [_untuned_key(workload_key) for workload_key in workload_keys]
     return sa.and_(
-        _of_kind(device_kind),
+        _of_kind(device_kind, cold_cache),
         measurements.c.workload_key.in_(workload_keys),
         measurements.c.candidate_key.not_in(untuned),
     )

@@ -151,48 +151,65 @@ class TuningLog:
         with self._database.write() as connection:
             return measurements.record_many(connection, results)
 
-    def outcomes(self, workload_key: str, device_kind: str) -> list[Outcome]:
+    # Each question is of one kind of device, and of times with warm or with cold caches.
+
+    def outcomes(
+        self, workload_key: str, device_kind: str, cold_cache: bool = False
+    ) -> list[Outcome]:
         """Every record of a workload, oldest first: failures and the untuned program too."""
         with self._database.read() as connection:
-            return measurements.outcomes(connection, workload_key, device_kind)
+            return measurements.outcomes(connection, workload_key, device_kind, cold_cache)
 
     def measured(
         self,
         device_kind: str,
         artifact_sha256: str,
         tool_versions: Mapping[str, str] | None = None,
+        cold_cache: bool = False,
     ) -> Measurement | None:
         """The newest measurement of these exact bytes, if wanted only with these tool versions.
 
         One that ended because the device was lost is no answer.
         """
         with self._database.read() as connection:
-            return measurements.measured(connection, device_kind, artifact_sha256, tool_versions)
+            return measurements.measured(
+                connection, device_kind, artifact_sha256, tool_versions, cold_cache
+            )
 
     def best(
-        self, workload_keys: Sequence[str], device_kind: str, tuned_only: bool = False
+        self,
+        workload_keys: Sequence[str],
+        device_kind: str,
+        tuned_only: bool = False,
+        cold_cache: bool = False,
     ) -> dict[str, BestRecord]:
         """The fastest correct record of each workload that has one.
 
         The untuned program is a candidate like any other unless ``tuned_only``.
         """
         with self._database.read() as connection:
-            return measurements.best(connection, workload_keys, device_kind, tuned_only)
+            return measurements.best(connection, workload_keys, device_kind, tuned_only, cold_cache)
 
-    def untuned_us(self, workload_keys: Sequence[str], device_kind: str) -> dict[str, float]:
+    def untuned_us(
+        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
+    ) -> dict[str, float]:
         """The fastest time of each untuned program that was measured, microseconds."""
         with self._database.read() as connection:
-            return measurements.untuned_us(connection, workload_keys, device_kind)
+            return measurements.untuned_us(connection, workload_keys, device_kind, cold_cache)
 
-    def counts(self, workload_keys: Sequence[str], device_kind: str) -> TrialCounts:
+    def counts(
+        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
+    ) -> TrialCounts:
         """Candidates tried, each once, without the untuned; ok if any of its records is."""
         with self._database.read() as connection:
-            return measurements.counts(connection, workload_keys, device_kind)
+            return measurements.counts(connection, workload_keys, device_kind, cold_cache)
 
-    def trials_per_task(self, workload_keys: Sequence[str], device_kind: str) -> dict[str, int]:
+    def trials_per_task(
+        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
+    ) -> dict[str, int]:
         """Candidates tried of each workload, each once, without the untuned."""
         with self._database.read() as connection:
-            return measurements.trials_per_task(connection, workload_keys, device_kind)
+            return measurements.trials_per_task(connection, workload_keys, device_kind, cold_cache)
 
     # ------------------------------------------------------------------------- devices
 
