@@ -22,7 +22,10 @@ MAX_ERROR_CHARACTERS = 600
 
 @dataclass(frozen=True)
 class ChildTask:
-    """One kernel to run. ``handed_over`` is memory that the parent sees too, one per output."""
+    """One kernel to run. ``handed_over`` is memory that the parent sees too, one per output.
+
+    ``asked`` is when the parent began with it, on ``time.monotonic``'s clock, which both share.
+    """
 
     artifact: bytes
     cpus: tuple[int, ...]
@@ -34,10 +37,24 @@ class ChildTask:
     evaluator: EvaluatorConfig
     best_us: float = 0.0
     timed: bool = True
+    asked: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the time of a measurement went, seconds: getting ready, first run and comparison, and
+    the warm run with the repeats."""
+
+    load_s: float = 0.0
+    check_s: float = 0.0
+    time_s: float = 0.0
+
+
+NO_PARTS = Parts()
 
 
 def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
-    """The child's answer: ``status``, ``error``, ``repeats_s``, ``threads``."""
+    """The child's answer: ``status``, ``error``, ``repeats_s``, ``threads`` and its ``Parts``."""
     started = time.monotonic()
     runtime.pin(task.cpus, task.num_threads)
     try:
@@ -49,9 +66,11 @@ def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
         inputs.poison(output, byte)
     try:
         kernel = runtime.bind(loaded, [*task.inputs, *outputs])
+        ready = time.monotonic()
         first_s = _seconds(kernel.run)
         for output, shared in zip(outputs, task.handed_over, strict=True):
             np.copyto(shared, output)
+        handed_over = time.monotonic()
         repeats_s = time_kernel(kernel, task, first_s, started) if task.timed else (first_s,)
     except Exception as error:  # the kernel's own checks, on its shapes for example
         return _failed(MeasurementStatus.CRASHED, error)
@@ -60,6 +79,9 @@ def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
         "error": "",
         "repeats_s": list(repeats_s),
         "threads": containment.count_threads(),
+        "load_s": ready - task.asked,
+        "check_s": handed_over - ready,
+        "time_s": time.monotonic() - handed_over,
     }
 
 
@@ -123,6 +145,7 @@ class Answer:
     error: str
     repeats_s: tuple[float, ...]
     threads: int
+    parts: Parts = NO_PARTS
 
 
 def parse_answer(fields: Mapping[str, Any] | Any) -> Answer:
@@ -141,4 +164,13 @@ def parse_answer(fields: Mapping[str, Any] | Any) -> Answer:
             raise ValueError(f"{repeat!r} is no time")
     if status is MeasurementStatus.OK and not repeats:
         raise ValueError("no repeats")
-    return Answer(status, error, tuple(repeats), threads)
+    return Answer(status, error, tuple(repeats), threads, _parts(fields))
+
+
+def _parts(fields: Mapping[str, Any]) -> Parts:
+    """What a child that got so far says of its time; raises ValueError if that is no time."""
+    seconds = {name: fields.get(name, 0.0) for name in ("load_s", "check_s", "time_s")}
+    for name, value in seconds.items():
+        if not isinstance(value, float) or not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name} of {value!r} is no time")
+    return Parts(**seconds)

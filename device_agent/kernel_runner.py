@@ -13,6 +13,7 @@ from typing import Any
 from device_agent import containment
 from device_agent.frames import Frame, FrameError
 from device_agent.helper_process import HelperDiedError, HelperProcess, HelperTimeoutError
+from device_agent.kernel_child import NO_PARTS, Parts
 from device_agent.workloads import WorkloadSpec
 from device_agent.zygote import evaluator_header
 from protos import errors
@@ -34,7 +35,7 @@ class LeaseFailedError(errors.FarmError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one candidate; ``threads`` that its process had."""
+    """What became of one candidate; ``threads`` that its process had, ``parts`` of ``busy_s``."""
 
     status: MeasurementStatus
     error: str = ""
@@ -42,6 +43,7 @@ class Outcome:
     max_abs_error: float = 0.0
     busy_s: float = 0.0
     threads: int = 0
+    parts: Parts = NO_PARTS
 
 
 class KernelRunner:
@@ -115,6 +117,7 @@ class KernelRunner:
             answer["max_abs_error"],
             answer["busy_s"],
             answer["threads"],
+            Parts(answer["load_s"], answer["check_s"], answer["time_s"]),
         )
 
     def close(self) -> None:

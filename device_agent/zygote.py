@@ -25,7 +25,7 @@ from typing import Any
 from device_agent import containment, inputs
 from device_agent.forking import ChildOutcome, HangUpError, run_child
 from device_agent.frames import Frame, FrameError, read_frame, write_frame
-from device_agent.kernel_child import Answer, ChildTask, parse_answer, run_task
+from device_agent.kernel_child import NO_PARTS, Answer, ChildTask, Parts, parse_answer, run_task
 from device_agent.runtime import Runtime, load_runtime
 from device_agent.workloads import (
     Workload,
@@ -120,6 +120,7 @@ class Zygote:
 
     def _check(self, frame: Frame) -> dict[str, Any]:
         """Run a candidate and compare its outputs, here, where it can't have changed the truth."""
+        asked = time.monotonic()
         workload = self._workloads.get(str(frame.header["workload"]))
         if workload is None:
             return {"unknown_workload": True}
@@ -135,15 +136,19 @@ class Zygote:
             handed_over=outputs,
             evaluator=EvaluatorConfig(**frame.header["evaluator"]),
             best_us=float(frame.header["best_us"]),
+            asked=asked,
         )
         outcome, answer = self._run(task)
         status, error = verdict(outcome, answer, task.evaluator.timeout_s)
         if answer is None or status is not MeasurementStatus.OK:
             return _measured(status, error)
+        compared_from = time.monotonic()
         max_abs_error, wrong = first_wrong(workload.reference, outputs)
+        check_s = answer.parts.check_s + time.monotonic() - compared_from
+        parts = dataclasses.replace(answer.parts, check_s=check_s)
         if wrong:
-            return _measured(MeasurementStatus.WRONG_OUTPUT, wrong, max_abs_error)
-        return _measured(status, "", max_abs_error, answer.repeats_s, answer.threads)
+            return _measured(MeasurementStatus.WRONG_OUTPUT, wrong, max_abs_error, parts=parts)
+        return _measured(status, "", max_abs_error, answer.repeats_s, answer.threads, parts)
 
 
 def _measured(
@@ -152,6 +157,7 @@ def _measured(
     max_abs_error: float = 0.0,
     repeats_s: Sequence[float] = (),
     threads: int = 0,
+    parts: Parts = NO_PARTS,
 ) -> dict[str, Any]:
     return {
         "status": status.name,
@@ -159,6 +165,7 @@ def _measured(
         "max_abs_error": max_abs_error,
         "repeats_s": list(repeats_s),
         "threads": threads,
+        **dataclasses.asdict(parts),
     }
 
 
