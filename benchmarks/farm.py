@@ -22,8 +22,8 @@ from benchmarks.process import run_quietly
 from protos.records import UNTUNED_TRACE
 
 _TRIALS = """
-SELECT m.measured_at, m.status, m.latency_us, m.lease_id, m.busy_s, m.lock_wait_s, m.repeats_s_json,
-       m.evaluator_json, c.trace_json, c.key AS candidate_key
+SELECT m.measured_at, m.status, m.latency_us, m.lease_id, m.busy_s, m.load_s, m.check_s, m.time_s,
+       m.repeats_s_json, m.evaluator_json, c.trace_json, c.key AS candidate_key
 FROM measurements m JOIN candidates c ON c.key = m.candidate_key
 WHERE m.workload_key = ? ORDER BY m.id
 """
@@ -39,7 +39,8 @@ class FarmTrial:
     """One candidate's first measurement; ``at_s`` counts from the first proposal.
 
     ``timed`` is False where no device was involved: it did not build, or it built to bytes that
-    were measured before. ``busy_s`` is loading, checking and timing; ``kernel_s`` the timing alone.
+    were measured before. ``busy_s`` is the device's whole time for it, of which ``load_s``,
+    ``check_s`` and ``time_s`` are parts; ``kernel_s`` is what the repeats took at least.
     """
 
     at_s: float
@@ -47,6 +48,9 @@ class FarmTrial:
     trace_json: str = field(repr=False)
     timed: bool = True
     busy_s: float = 0.0
+    load_s: float = 0.0
+    check_s: float = 0.0
+    time_s: float = 0.0
     kernel_s: float = 0.0
 
 
@@ -150,6 +154,9 @@ def _trial(row: sqlite3.Row, searching: float) -> FarmTrial:
         trace_json=row["trace_json"],
         timed=timed,
         busy_s=row["busy_s"] if timed else 0.0,
+        load_s=(row["load_s"] or 0.0) if timed else 0.0,
+        check_s=(row["check_s"] or 0.0) if timed else 0.0,
+        time_s=(row["time_s"] or 0.0) if timed else 0.0,
         kernel_s=kernel_s(json.loads(row["repeats_s_json"]), row["evaluator_json"])
         if timed
         else 0.0,

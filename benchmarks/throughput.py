@@ -23,6 +23,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
+from benchmarks.farm import FarmRun
 from benchmarks.operators import operators
 from benchmarks.pairs import Pair, run_pairs, stock_stages
 from benchmarks.process import progress
@@ -103,7 +104,7 @@ def stages_table(pairs: Sequence[Pair]) -> str:
     headings = ("task", "side", *STAGES, "device busy", "kernel timed")
     rows: list[tuple[object, ...]] = []
     for pair in pairs:
-        stock_s, farm_s = stock_stages(pair.stock.stage_s), pair.farm.stage_s
+        stock_s, farm_s = stock_stages(pair.stock.stage_s), farm_stages(pair.farm)
         tried, name = len(pair.farm.trials), pair.operator.name
         stock = [_per(stock_s.get(stage), len(pair.stock.trials)) for stage in STAGES]
         farm = [_per(farm_s.get(stage), tried) for stage in STAGES]
@@ -111,6 +112,16 @@ def stages_table(pairs: Sequence[Pair]) -> str:
         rows.append((name, "stock", *stock, None, None))
         rows.append((name, "farm", *farm, f"{100 * busy:.0f} %", f"{100 * timed:.0f} %"))
     return table(headings, rows)
+
+
+def farm_stages(run: FarmRun) -> dict[str, float]:
+    """The job's own account, and what the device says of its part; seconds."""
+    parts = {
+        "load": sum(trial.load_s for trial in run.trials),
+        "check": sum(trial.check_s for trial in run.trials),
+        "time": sum(trial.time_s for trial in run.trials),
+    }
+    return {**run.stage_s, **parts}
 
 
 def _per(seconds: float | None, trials: int) -> float | None:

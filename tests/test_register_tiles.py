@@ -51,6 +51,12 @@ def test_every_tile_fits_into_the_registers(width: int, registers: int) -> None:
         assert loops.spatial[-1] % (tile.registers[-1] * tile.lanes) == 0
 
 
+def test_reading_with_a_stride_makes_tiles_smaller() -> None:
+    strided = tiles(Loops((1, 96, 56, 56), (3, 3), 16, 32, 2, strided=True))
+    assert strided
+    assert all(math.prod(tile.registers) * tile.lanes <= 30 * 4 for tile in strided)
+
+
 def _check(loops: Loops, factors: Factors) -> None:
     spatial, reduction = factors[: len(loops.spatial)], factors[len(loops.spatial) :]
     assert [math.prod(f) for f in spatial] == list(loops.spatial)

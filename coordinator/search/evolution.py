@@ -1,9 +1,9 @@
-"""Programs of one workload: MetaSchedule's space and ours sampled and mutated, every program once.
+"""Programs of one workload: MetaSchedule's space and ours sampled and mutated, each once.
 
-MetaSchedule's own evolutionary search begins anew for every batch: it replays hundreds of traces and
-extracts the features of each, most of which it has seen before, to hand out sixteen. Here a program
-is replayed once, its features stay with it, and a better cost model only means ranking again
-(docs/decisions/0010-a-pool-instead-of-generations.md).
+MetaSchedule's own evolutionary search begins anew for every batch: it replays hundreds of traces
+and extracts the features of each, most of which it has seen before, to hand out sixteen. Here a
+program is replayed once, its features stay with it, and a better cost model only means ranking
+again (docs/decisions/0010-a-pool-instead-of-generations.md).
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ class Evolution:
         mutated = _ffi_api.MutatorApply(mutator, trace, self._seed())
         return None if mutated is None else _with_threads(mutated, 0 if serial else self._parallel)
 
-    def _make(
-        self, serial: Sequence[bool], draw: Callable[[bool], Any | None]
-    ) -> list[Program]:
+    def _make(self, serial: Sequence[bool], draw: Callable[[bool], Any | None]) -> list[Program]:
         """Programs out of what ``draw`` gives, a trace or None, until there are enough."""
         wanted, found = list(serial), []
         for _ in range(ATTEMPTS * len(wanted)):
@@ -203,7 +201,7 @@ def _parallel_extent(trace: Any) -> int:
 def _with_threads(trace: Any, extent: int) -> Any:
     """MetaSchedule's trace with up to ``extent`` iterations for threads, if it says nothing else.
 
-    0: for none. The annotation is left out then: even one of 0 gives threads loops of one iteration.
+    0: for none. The annotation is left out then: even one of 0 gives threads loops of extent one.
     """
     from tvm.s_tir.schedule import Instruction, Trace
 

@@ -32,6 +32,9 @@ MAX_UNROLLED = 128
 MAX_UNROLLED_REDUCTION = 25
 """Steps of the reduction that are unrolled: a 5×5 kernel whole."""
 
+STRIDED_LANES = 4
+"""Single elements that cost as much code as a vector."""
+
 DRAWS = 16
 """How often the division among threads is drawn before one that is uneven is taken."""
 
@@ -53,6 +56,13 @@ class Loops:
     """Elements in the widest vector."""
     registers: int
     threads: int
+    strided: bool = False
+    """Neighbours along the last spatial loop are not neighbours in memory: vectors are put together
+    from single elements, which is long code."""
+
+    def vectors(self, lanes: int) -> int:
+        """What a vector of this many lanes counts for in registers and in code."""
+        return math.ceil(lanes / (min(self.width, STRIDED_LANES) if self.strided else self.width))
 
     @property
     def accumulators(self) -> int:
@@ -88,9 +98,9 @@ def tiles(loops: Loops) -> list[Tile]:
     for lanes in divisors(loops.spatial[-1]):
         if not MIN_LANES <= lanes <= 2 * loops.width:
             continue
-        native = math.ceil(lanes / loops.width)
+        native = loops.vectors(lanes)
         # Half a vector is as fast as a whole one where the units are half as wide.
-        filled = lanes / (native * min(loops.width, 1 << (lanes - 1).bit_length()))
+        whole = math.ceil(lanes / loops.width) * min(loops.width, 1 << (lanes - 1).bit_length())
         most = loops.accumulators // native
         choices: list[tuple[tuple[int, ...], int]] = [((), 1)]
         for extent in (*loops.spatial[:-1], loops.spatial[-1] // lanes):
@@ -101,7 +111,7 @@ def tiles(loops: Loops) -> list[Tile]:
                 if product * factor <= most
             ]
         found += [
-            Tile(factors, lanes, product * native, filled**2 * product * native)
+            Tile(factors, lanes, product * native, (lanes / whole) ** 2 * product * native)
             for factors, product in choices
         ]
     return found
@@ -123,7 +133,7 @@ class TileSpace:
         return (*self._divide(tile, rng, serial), *self._reduce(tile, rng))
 
     def change(self, factors: Factors, rng: random.Random, serial: bool) -> Factors:
-        """Factors that differ in one of the tile's, the division among threads, or the reduction."""
+        """Factors that differ in the tile, the division among threads, or the reduction."""
         count = len(self._loops.spatial)
         tile = self._tile_of(factors)
         what = rng.choice(("tile", "threads", "reduction"))
@@ -146,8 +156,8 @@ class TileSpace:
     def _tile_of(self, factors: Factors) -> Tile:
         spatial = factors[: len(self._loops.spatial)]
         registers, lanes = tuple(f[2] for f in spatial), spatial[-1][3]
-        native = math.ceil(lanes / self._loops.width)
-        return Tile(registers, lanes, math.prod(registers) * native, 1.0)
+        vectors = math.prod(registers) * self._loops.vectors(lanes)
+        return Tile(registers, lanes, vectors, 1.0)
 
     def _divide(self, tile: Tile, rng: random.Random, serial: bool) -> Factors:
         """What is around the tile: outer loops, which threads share, and inner ones."""
@@ -244,8 +254,8 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     found = _find(inlined)
     if found is None:
         return None
-    spatial, reduction = found
-    loops = replace(_cpu(target), spatial=spatial, reduction=reduction)
+    spatial, reduction, strided = found
+    loops = replace(_cpu(target), spatial=spatial, reduction=reduction, strided=strided)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
         sketches = [_sketch(inlined, s, place) for s in (False, True) for place in places]
@@ -306,8 +316,11 @@ def _types(schedule: Any, block: Any) -> list[int]:
 _SPATIAL, _REDUCTION = 0, 2
 
 
-def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Extents of the only reduction's spatial and reduction loops, if it is one for tiles."""
+def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+    """Extents of the only reduction's spatial and reduction loops, if it is one for tiles.
+
+    And whether it reads with a stride along the last spatial loop.
+    """
     schedule = inlined.copy()
     blocks = _blocks(schedule)
     reductions = [b for b in blocks if _REDUCTION in _types(schedule, b)]
@@ -330,7 +343,24 @@ def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         own = [int(schedule.get(loop).extent) for loop in schedule.get_loops(consumer)]
         if tuple(own) != spatial or _REDUCTION in _types(schedule, consumer):
             return None
-    return spatial, reduction
+    return spatial, reduction, _strided(schedule.get(block))
+
+
+def _last_spatial(block: Any) -> Any:
+    return [v.var for v in block.iter_vars if int(v.iter_type) == _SPATIAL][-1]
+
+
+def _strided(block: Any) -> bool:
+    """Whether neighbours of the last spatial loop are further apart in what is read."""
+    from tvm.sym import detect_linear_equation
+
+    last = _last_spatial(block)
+    for read in block.reads:
+        if len(read.region):
+            linear = detect_linear_equation(list(read.region)[-1].min, [last])
+            if not linear or int(linear[0]) > 1:
+                return True
+    return False
 
 
 def _gathers(block: Any) -> bool:
@@ -338,7 +368,7 @@ def _gathers(block: Any) -> bool:
     from tvm.tirx import Evaluate
     from tvm.tirx.analysis import undefined_vars
 
-    last = [v.var for v in block.iter_vars if int(v.iter_type) == _SPATIAL][-1]
+    last = _last_spatial(block)
     for read in block.reads:
         for dimension in list(read.region)[:-1]:
             if any(last.same_as(variable) for variable in undefined_vars(Evaluate(dimension.min))):
