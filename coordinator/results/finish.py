@@ -18,6 +18,7 @@ from coordinator.results.verify import make_examples
 from coordinator.tuning_log import TuningLog
 from device_agent.build import tool_versions
 from protos.errors import JobFailed
+from protos.median import median_interval
 from protos.records import (
     Artifact,
     Device,
@@ -69,22 +70,25 @@ class Finisher:
         self._log = tuning_log
         self._fleet = fleet
         self._builders = builders
+        self._evaluator = replace(EVALUATOR, cold_cache=job.spec.cold_cache)
 
     async def finish(self, stage: Stage) -> ModelResult:
         """Compile, verify, measure and package; what the log already has is not made again.
 
         Raises JobFailed if the result is wrong or can't be measured.
         """
-        outcomes = {}
+        known = {}
         for task in self._imported.tasks:
             key = task.workload_key
-            outcomes[key] = await asyncio.to_thread(self._log.outcomes, key, self._device.kind)
-        choices = selections(outcomes)
+            known[key] = await asyncio.to_thread(
+                self._log.evidence, key, self._device.kind, self._job.spec.cold_cache
+            )
+        choices = selections(known)
         versions = await self._builders.run(tool_versions)
         key = self._key(choices, versions)
-        known = await asyncio.to_thread(self._log.package, key)
-        if known is not None:
-            return known[0]
+        packaged = await asyncio.to_thread(self._log.package, key)
+        if packaged is not None:
+            return packaged[0]
         await stage("compiling the untuned and the tuned model")
         untuned, tuned, examples = await self._make(choices)
         await stage("verifying and timing the whole model")
@@ -134,7 +138,7 @@ class Finisher:
                 task.workload_key,
                 best[task.workload_key].candidate.key,
                 task.weight,
-                best[task.workload_key].latency_us,
+                best[task.workload_key].pooled_us,
             )
             for task in self._imported.tasks
             if task.workload_key in best
@@ -148,7 +152,7 @@ class Finisher:
             outputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.outputs),
             records=records,
             tool_versions={**self._device.tool_versions, **versions},
-            cold_cache=EVALUATOR.cold_cache,
+            cold_cache=self._evaluator.cold_cache,
         )
 
     async def _measure(
@@ -164,7 +168,7 @@ class Finisher:
             fixed = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
             variants.append(ModelVariant(ONNXRUNTIME, ONNXRUNTIME, Artifact.of(fixed)))
         work = ModelWork(
-            tuple(variants), Artifact.of(examples), EVALUATOR, self._device.num_threads
+            tuple(variants), Artifact.of(examples), self._evaluator, self._device.num_threads
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
@@ -188,6 +192,7 @@ class Finisher:
             tuned.max_abs_error,
         )
         filename, package = write_wheel(objects, replace(manifest, latency=latency))
+        interval_s = median_interval(tuned.repeats_s)
         result = ModelResult(
             untuned_ms=untuned_ms,
             tuned_ms=tuned_ms,
@@ -197,6 +202,8 @@ class Finisher:
             package_sha256=sha256_hex(package),
             package_size_bytes=len(package),
             onnxruntime_ms=peer_ms,
+            tuned_low_ms=interval_s[0] * 1e3 if interval_s else None,
+            tuned_high_ms=interval_s[1] * 1e3 if interval_s else None,
         )
         return result, package
 

@@ -11,32 +11,47 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from coordinator.search.traces import uses_threads
-from coordinator.tuning_log import Outcome
+from coordinator.tuning_log import Evidence
 
 THREAD_HANDICAPS_US = (0.0, 3.0, 6.0, 12.0, 30.0)
 """Microseconds by which a kernel with threads must beat one without."""
 
-Selection = Mapping[str, Outcome]
-"""A record for each workload key."""
+Selection = Mapping[str, Evidence]
+"""A candidate for each workload key."""
 
 
-def select(outcomes: Iterable[Outcome], handicap_us: float) -> Outcome | None:
-    """The record with the lowest latency, handicap included; None if none is right."""
+def select(known: Iterable[Evidence], handicap_us: float) -> Evidence | None:
+    """The candidate with the lowest latency, handicap included; None if none is right."""
 
-    def cost_us(outcome: Outcome) -> float:
-        latency_us = float("inf") if outcome.latency_us is None else outcome.latency_us
-        return latency_us + (handicap_us if uses_threads(outcome.candidate.trace_json) else 0.0)
+    def cost_us(item: Evidence) -> float:
+        latency_us = float("inf") if item.pooled_us is None else item.pooled_us
+        return latency_us + (handicap_us if uses_threads(item.candidate.trace_json) else 0.0)
 
-    right = [outcome for outcome in outcomes if outcome.latency_us is not None]
-    return min(right, key=cost_us, default=None)
+    return min(contenders(known), key=cost_us, default=None)
 
 
-def selections(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Selection]:
-    """What the handicaps select, each different selection once; ``outcomes`` by workload key."""
+def contenders(known: Iterable[Evidence]) -> list[Evidence]:
+    """Who may be selected: of each kind those of the finals, if there were any.
+
+    One without finals was slower than the finalists, or has not met them yet. It may be selected if
+    it was faster in its search than any of them was in theirs: then it has come later.
+    """
+    right = [item for item in known if item.latency_us is not None]
+    found = []
+    for threads in (True, False):
+        kind = [item for item in right if uses_threads(item.candidate.trace_json) is threads]
+        bars_us = [item.latency_us for item in kind if item.finals_s and item.latency_us]
+        bar_us = min(bars_us, default=float("inf"))
+        found += [item for item in kind if item.finals_s or (item.latency_us or 0.0) < bar_us]
+    return found
+
+
+def selections(known: Mapping[str, Sequence[Evidence]]) -> list[Selection]:
+    """What the handicaps select, each different selection once; ``known`` is by workload key."""
     found: list[Selection] = []
     for handicap_us in THREAD_HANDICAPS_US:
-        chosen = {key: select(known, handicap_us) for key, known in outcomes.items()}
-        selection = {key: outcome for key, outcome in chosen.items() if outcome is not None}
+        chosen = {key: select(items, handicap_us) for key, items in known.items()}
+        selection = {key: item for key, item in chosen.items() if item is not None}
         if selection not in found:
             found.append(selection)
     return found

@@ -4,6 +4,7 @@ The only sub-package that imports SQLAlchemy and Alembic; the others meet it as 
 """
 
 from .cost_models import RankingRecord
+from .evidence import Evidence, is_final
 from .measurements import BestRecord, Outcome
 from .store import TuningLog
 from .urls import default_url, display_url, normalise_url
@@ -11,11 +12,13 @@ from .values import tool_versions_key
 
 __all__ = [
     "BestRecord",
+    "Evidence",
     "Outcome",
     "RankingRecord",
     "TuningLog",
     "default_url",
     "display_url",
+    "is_final",
     "normalise_url",
     "tool_versions_key",
 ]

@@ -16,8 +16,10 @@ from protos.records import (
 )
 
 from . import blobs, cost_models, devices, jobs, measurements
+from . import evidence as pooled
 from .cost_models import RankingRecord
 from .database import Database
+from .evidence import Evidence
 from .measurements import BestRecord, Outcome, Result
 from .upgrade import require_current, upgrade
 from .urls import normalise_url
@@ -159,6 +161,13 @@ class TuningLog:
         """Every record of a workload, oldest first: failures and the untuned program too."""
         with self._database.read() as connection:
             return measurements.outcomes(connection, workload_key, device_kind, cold_cache)
+
+    def evidence(
+        self, workload_key: str, device_kind: str, cold_cache: bool = False
+    ) -> list[Evidence]:
+        """What all records of each candidate of a workload say together, the untuned included."""
+        with self._database.read() as connection:
+            return pooled.evidence(connection, workload_key, device_kind, cold_cache)
 
     def measured(
         self,
