@@ -14,7 +14,9 @@ import grpc
 
 from device_agent import containment
 from device_agent.artifacts import ArtifactCache
+from device_agent.devices.base import Runner
 from device_agent.devices.cpu import describe_cpu
+from device_agent.devices.replay import ReplayRunner, describe_replay
 from device_agent.lease_worker import LeaseWorker
 from device_agent.outbox import Outbox
 from device_agent.telemetry import read_telemetry
@@ -84,13 +86,15 @@ class _Session:
 class Agent:
     """One device's presence in a farm. ``run`` blocks until it is stopped or refused."""
 
-    def __init__(self, address: str, device: Device) -> None:
+    def __init__(self, address: str, device: Device, kernels: Runner | None = None) -> None:
+        """``kernels`` runs the candidates (default: the device's CPUs do)."""
         self._address = rpc.check_address(address)
         self._device = device
         self._outbox = Outbox()
         self._lock = threading.Lock()  # orders what is sent anew against what is new
         self._session: _Session | None = None
-        self.worker = LeaseWorker(device, ArtifactCache(self._fetch), self._report)
+        artifacts = ArtifactCache(self._fetch)
+        self.worker = LeaseWorker(device, artifacts, self._report, kernels)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the coordinator until ``stop`` is set, then kill what runs and return.
@@ -207,17 +211,23 @@ def run_agent(
     cpus: Sequence[int] | None,
     emulated: bool,
     die_with_parent: bool,
+    replay_s: float | None = None,
 ) -> int:
     """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code.
 
-    ``die_with_parent``: be told to end when the thread that started this process ends. Raises
-    BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
-    ``Agent.run`` raises.
+    ``die_with_parent``: be told to end when the thread that started this process ends.
+    ``replay_s``: run nothing, and take this long for each measurement. Raises BadRequest
+    (BadTarget) or Unavailable for a device that can't be described, and what ``Agent.run`` raises.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     if die_with_parent:
         containment.die_with_parent(os.getppid(), signal.SIGTERM)
-    Agent(coordinator, describe_cpu(name, target_json, cpus, emulated)).run(stop)
+    if replay_s is None:
+        agent = Agent(coordinator, describe_cpu(name, target_json, cpus, emulated))
+    else:
+        device = describe_replay(name, target_json, replay_s)
+        agent = Agent(coordinator, device, ReplayRunner(replay_s))
+    agent.run(stop)
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from device_agent.artifacts import ArtifactCache
+from device_agent.devices.base import Runner
 from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
 from device_agent.model_runner import ModelRunner
 from device_agent.telemetry import read_telemetry
@@ -77,14 +78,21 @@ class LeaseWorker:
     """Takes leases in order and reports every result as soon as it is there.
 
     The next lease waits here while the current one runs, so the device is never idle for a round
-    trip. ``report`` is called from the worker's thread.
+    trip. ``report`` is called from the worker's thread. ``kernels`` runs the candidates (default:
+    the device's CPUs do).
     """
 
-    def __init__(self, device: Device, artifacts: ArtifactCache, report: Report) -> None:
+    def __init__(
+        self,
+        device: Device,
+        artifacts: ArtifactCache,
+        report: Report,
+        kernels: Runner | None = None,
+    ) -> None:
         self._device = device
         self._artifacts = artifacts
         self._report = report
-        self.kernels = KernelRunner(device)
+        self.kernels = kernels or KernelRunner(device)
         self._models = ModelRunner(device)
         self._turn = TimingTurn(device.cpus)
         self._best = _Best()
@@ -237,6 +245,10 @@ class LeaseWorker:
         raise LeaseFailedError("the kernel process forgets its workload again and again")
 
     def _execute_model(self, lease: Lease, work: ModelWork) -> None:
+        if not self._device.cpus:
+            raise LeaseFailedError(
+                "a replay device runs no whole models: have the job done by a real device"
+            )
         self._turn.end()
         before = read_telemetry(self._device.cpus)
         run = self._models.run(work, self._artifacts.get)

@@ -62,23 +62,24 @@ class RealFleet:
 
 
 def start_agent(
-    port: int, name: str, target_json: str, cpus: str | None = None
+    port: int, name: str, target_json: str, cpus: str | None = None, replay: str | None = None
 ) -> subprocess.Popen[bytes]:
     """`tunefarm agent` as a user starts it."""
     command = [
         *(sys.executable, "-m", "coordinator.cli.main", "agent"),
         *("--coordinator", f"127.0.0.1:{port}", "--name", name, "--target", target_json),
         *(("--cpus", cpus) if cpus else ()),
+        *(("--replay", replay) if replay else ()),
     ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
 def agent(
-    port: int, name: str, target_json: str, cpus: str | None = None
+    port: int, name: str, target_json: str, cpus: str | None = None, replay: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that is stopped at the end, unless the test has killed it."""
-    process = start_agent(port, name, target_json, cpus)
+    process = start_agent(port, name, target_json, cpus, replay)
     try:
         yield process
     finally:

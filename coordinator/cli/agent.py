@@ -15,6 +15,8 @@ examples:
   # two devices of one kind on one machine, each bound to one core:
   tunefarm agent --name left  --cpus 0 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
   tunefarm agent --name right --cpus 1 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
+  # a device for tests of a farm, which needs a tenth of a second for a kernel and runs none:
+  tunefarm agent --name replayed --replay 100ms
 It needs no compiler: `pip install tunefarm[agent]` and libtvm_runtime.so (TUNEFARM_TVM_RUNTIME).
 """
 
@@ -39,7 +41,8 @@ def add_parser(commands: Any) -> None:
         metavar="JSON",
         help="what kernels are built for this device (default: this CPU)",
     )
-    parser.add_argument(
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
         "--cpus",
         type=shared.cpus,
         metavar="LIST",
@@ -49,6 +52,13 @@ def add_parser(commands: Any) -> None:
         "--emulated",
         action="store_true",
         help="this is no real device: its times never answer for one",
+    )
+    device.add_argument(
+        "--replay",
+        type=shared.duration,
+        metavar="TIME",
+        help="a device that answers without running anything, after this long for each kernel "
+        "(e.g. 100ms); for tests of a farm, and emulated",
     )
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -71,4 +81,5 @@ def run(options: argparse.Namespace) -> int:
         options.cpus,
         options.emulated,
         options.die_with_parent,
+        options.replay,
     )

@@ -17,17 +17,17 @@ ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
 MAX_NUMBER = 2**31 - 1
 """The largest count or dimension that the protocol carries, and more than any makes sense."""
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
 def duration(text: str) -> float:
-    """Seconds of `90`, `90s`, `10m`, `1.5h` or `1h30m`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    """Seconds of `90`, `90s`, `10m`, `1.5h`, `1h30m` or `100ms`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smh]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 10m or 1h30m")
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
     if seconds <= 0:
-        raise argparse.ArgumentTypeError("the time limit must be longer than nothing")
+        raise argparse.ArgumentTypeError(f"{text!r} must be longer than nothing")
     return seconds
 
 

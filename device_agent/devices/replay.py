@@ -1,0 +1,85 @@
+"""A device that answers like a real one and runs nothing: for tests of a farm.
+
+It takes leases, fetches artifacts and reports as any device does, but a measurement is a sleep, and
+the latency that it reports comes from the artifact's SHA-256: the same bytes have the same latency
+on every replay device. It is emulated, and its kind is no real device's, so that its times never
+answer for those (decision 6). It has no CPUs, so it takes no host lock: it times nothing. It runs
+no whole models either, because a package must not be called verified by a device that ran nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+import time
+from pathlib import Path
+
+from device_agent.devices.cpu import CPUINFO, check_target, default_target, parse_cpuinfo
+from device_agent.kernel_runner import LeaseFailedError, Outcome
+from protos.records import Device, KernelWork, MeasurementStatus, sha256_hex
+
+MAX_THREADS = 4096
+"""More than any target asks for: threads that are not started need no CPUs."""
+
+FASTEST, SLOWEST = 0.5, 1.5
+"""Reported latencies are between these, over the time that a measurement takes."""
+
+
+def describe_replay(
+    name: str, target_json: str | None, measurement_s: float, cpuinfo: Path = CPUINFO
+) -> Device:
+    """A device whose measurements take this long.
+
+    The target defaults to what this machine's CPU is. Raises BadTarget for what is no target.
+    """
+    if target_json is None:
+        info = parse_cpuinfo(cpuinfo.read_text(errors="replace"))
+        target_json = json.dumps(default_target(platform.machine(), info, 1))
+    canonical, num_threads = check_target(target_json, MAX_THREADS)
+    return Device(
+        name=name,
+        target_json=canonical,
+        cpu_model=f"replay of {measurement_s * 1e3:g} ms",
+        cpus=(),
+        num_threads=num_threads,
+        emulated=True,
+        tool_versions={"replay": "1"},
+    )
+
+
+def replayed_latency_s(artifact: bytes, measurement_s: float) -> float:
+    """The latency of these bytes, seconds: the same everywhere, evenly spread over artifacts."""
+    share = int(sha256_hex(artifact)[:13], 16) / 16**13
+    return measurement_s * (FASTEST + (SLOWEST - FASTEST) * share)
+
+
+class ReplayRunner:
+    """A ``Runner`` that sleeps. One thread uses it; ``close`` may come from another."""
+
+    def __init__(self, measurement_s: float) -> None:
+        self._measurement_s = measurement_s
+        self._closed = threading.Event()
+
+    def prepare(self, work: KernelWork, reference: bytes) -> None:
+        """Nothing to get ready."""
+
+    def is_prepared(self, work: KernelWork) -> bool:
+        """Always."""
+        return True
+
+    def measure(self, work: KernelWork, artifact: bytes) -> Outcome:
+        """Sleep, and answer with as many equal repeats as the evaluator wants at least."""
+        started = time.monotonic()
+        if self._closed.wait(self._measurement_s):
+            raise LeaseFailedError("the agent is shutting down")
+        latency_s = replayed_latency_s(artifact, self._measurement_s)
+        return Outcome(
+            MeasurementStatus.OK,
+            repeats_s=(latency_s,) * max(work.evaluator.repeat, 1),
+            busy_s=time.monotonic() - started,
+        )
+
+    def close(self) -> None:
+        """Wake the sleeper; nothing is measured after that."""
+        self._closed.set()
