@@ -1,4 +1,4 @@
-"""What happens inside the forked child: load, run once, hand the outputs over, time."""
+"""What happens inside the forked child: load, run once, time; the parent sees the outputs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from device_agent import containment, inputs, timing
-from device_agent.runtime import Kernel, Runtime, aligned_empty
-from protos.records import EvaluatorConfig, MeasurementStatus, TensorSpec
+from device_agent import containment, timing
+from device_agent.runtime import Kernel, Runtime
+from protos.records import EvaluatorConfig, MeasurementStatus
 
 Array = np.ndarray[Any, Any]
 
@@ -22,7 +22,7 @@ MAX_ERROR_CHARACTERS = 600
 
 @dataclass(frozen=True)
 class ChildTask:
-    """One kernel to run. ``handed_over`` is memory that the parent sees too, one per output.
+    """One kernel to run. ``outputs`` are memory that the parent sees, too, and has poisoned.
 
     ``asked`` is when the parent began with it, on ``time.monotonic``'s clock, which both share.
     """
@@ -31,9 +31,7 @@ class ChildTask:
     cpus: tuple[int, ...]
     num_threads: int
     inputs: Sequence[Array]
-    outputs: Sequence[TensorSpec]
-    poison_bytes: Sequence[int]
-    handed_over: Sequence[Array]
+    outputs: Sequence[Array]
     evaluator: EvaluatorConfig
     best_us: float = 0.0
     timed: bool = True
@@ -61,16 +59,11 @@ def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
         loaded = runtime.load(task.artifact)
     except Exception as error:  # whatever the linker says of an artifact is data
         return _failed(MeasurementStatus.LOAD_ERROR, error)
-    outputs = [aligned_empty(spec) for spec in task.outputs]
-    for output, byte in zip(outputs, task.poison_bytes, strict=True):
-        inputs.poison(output, byte)
     try:
-        kernel = runtime.bind(loaded, [*task.inputs, *outputs])
+        kernel = runtime.bind(loaded, [*task.inputs, *task.outputs])
         ready = time.monotonic()
         first_s = _seconds(kernel.run)
-        for output, shared in zip(outputs, task.handed_over, strict=True):
-            np.copyto(shared, output)
-        handed_over = time.monotonic()
+        checked = time.monotonic()
         repeats_s = time_kernel(kernel, task, first_s, started) if task.timed else (first_s,)
     except Exception as error:  # the kernel's own checks, on its shapes for example
         return _failed(MeasurementStatus.CRASHED, error)
@@ -80,8 +73,8 @@ def run_task(runtime: Runtime, task: ChildTask) -> dict[str, Any]:
         "repeats_s": list(repeats_s),
         "threads": containment.count_threads(),
         "load_s": ready - task.asked,
-        "check_s": handed_over - ready,
-        "time_s": time.monotonic() - handed_over,
+        "check_s": checked - ready,
+        "time_s": time.monotonic() - checked,
     }
 
 

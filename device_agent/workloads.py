@@ -72,16 +72,20 @@ class WorkloadSpec:
 
 @dataclass(frozen=True)
 class Workload:
-    """Ready to check candidates: private memory, so that no child can change it."""
+    """Ready to check candidates: private memory, so that no child can change it.
+
+    Only ``outputs`` are shared with the children, which write them one after the other.
+    """
 
     spec: WorkloadSpec
     inputs: tuple[Array, ...]
     reference: tuple[Array, ...]
+    outputs: Sequence[Array]
 
     @property
     def size_bytes(self) -> int:
         """Memory it holds."""
-        return sum(array.nbytes for array in (*self.inputs, *self.reference))
+        return sum(array.nbytes for array in (*self.inputs, *self.reference, *self.outputs))
 
 
 def seeded_inputs(spec: WorkloadSpec) -> tuple[Array, ...]:

@@ -104,9 +104,7 @@ class Zygote:
             cpus=self._cpus,
             num_threads=self._num_threads,
             inputs=made,
-            outputs=spec.output_specs,
-            poison_bytes=[0] * spec.num_outputs,
-            handed_over=outputs,
+            outputs=outputs,
             evaluator=EvaluatorConfig(timeout_s=float(frame.header["timeout_s"])),
             timed=False,
         )
@@ -115,7 +113,7 @@ class Zygote:
             _status, problem = verdict(outcome, answer, task.evaluator.timeout_s)
             return {"error": f"the reference kernel failed: {problem}"}
         reference = tuple(private_copy(output) for output in outputs)
-        self._workloads.add(Workload(spec, made, reference))
+        self._workloads.add(Workload(spec, made, reference, outputs))
         return {"error": ""}
 
     def _check(self, frame: Frame) -> dict[str, Any]:
@@ -124,16 +122,14 @@ class Zygote:
         workload = self._workloads.get(str(frame.header["workload"]))
         if workload is None:
             return {"unknown_workload": True}
-        spec = workload.spec
-        outputs = shared_outputs(spec.output_specs)
+        for output, truth in zip(workload.outputs, workload.reference, strict=True):
+            inputs.poison(output, inputs.poison_byte(truth))
         task = ChildTask(
             artifact=frame.blobs[0],
             cpus=self._cpus,
             num_threads=self._num_threads,
             inputs=workload.inputs,
-            outputs=spec.output_specs,
-            poison_bytes=[inputs.poison_byte(output) for output in workload.reference],
-            handed_over=outputs,
+            outputs=workload.outputs,
             evaluator=EvaluatorConfig(**frame.header["evaluator"]),
             best_us=float(frame.header["best_us"]),
             asked=asked,
@@ -143,7 +139,7 @@ class Zygote:
         if answer is None or status is not MeasurementStatus.OK:
             return _measured(status, error)
         compared_from = time.monotonic()
-        max_abs_error, wrong = first_wrong(workload.reference, outputs)
+        max_abs_error, wrong = first_wrong(workload.reference, workload.outputs)
         check_s = answer.parts.check_s + time.monotonic() - compared_from
         parts = dataclasses.replace(answer.parts, check_s=check_s)
         if wrong:

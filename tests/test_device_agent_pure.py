@@ -81,7 +81,7 @@ def test_what_is_no_answer_is_refused(line: bytes) -> None:
 
 def _workload(seed: int, size: int) -> Workload:
     array = np.zeros(size, np.uint8)
-    return Workload(WorkloadSpec((), 0, seed, ""), (array,), ())
+    return Workload(WorkloadSpec((), 0, seed, ""), (array,), (), ())
 
 
 def test_the_least_recently_used_workload_goes_first() -> None:
