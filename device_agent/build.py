@@ -30,7 +30,7 @@ MAX_ERROR_CHARACTERS = 600
 LLVM_OPTIONS = ("-vectorize-slp=0",)
 """A schedule says what becomes a vector. LLVM's search for more of them in straight-line code takes
 up to half of a build, makes depthwise convolutions slower and untuned programs no faster
-(docs/performance.md). Level 2 would build faster still, but untuned programs become slower by half."""
+(docs/performance.md). Level 2 would build faster still, but untuned programs are slower with it."""
 
 INTRINSICS = {"x86": ("x86",), "arm": ("arm_cpu",)}
 """Sub-modules of tvm.s_tir.tensor_intrin that a family of CPUs needs; others need none."""
