@@ -14,7 +14,7 @@ the model) and after (the farm also verifies and packages) is in the table, and 
 whole wall times, from the start of the process to its end.
 
 The farm's stages overlap; a stage's seconds are those in which at least one piece of its work was
-under way. Stock's follow each other.
+under way. Stock's follow each other. ``replay_utilisation`` is explained in ``benchmarks.replay``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
+from benchmarks import replay
 from benchmarks.farm import FarmRun
 from benchmarks.operators import operators
 from benchmarks.pairs import Pair, run_pairs, stock_stages
@@ -144,11 +145,15 @@ def main() -> None:
     (conv2d,) = operators(["conv2d"])
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     propose_cpu_s = cpu_s_per_candidate(imported_task(conv2d, target), target, OURS, rounds)
+    progress("replay devices")
+    replay_trials = replay.QUICK_TRIALS if options.quick else replay.TRIALS
+    replayed = replay.figures(replay.measure(replay_trials))
     print(trials_table(pairs))
     print("\nseconds per trial; the farm's stages overlap, stock's do not")
     print(stages_table(pairs))
     print(f"\nCPU seconds to propose a candidate of the convolution: {propose_cpu_s:.3f}")
-    found = {**figures(pairs), "propose_cpu_s_conv2d": propose_cpu_s}
+    print(f"Least share of a replay device's time: {replayed['replay_utilisation']:.3f}")
+    found = {**figures(pairs), "propose_cpu_s_conv2d": propose_cpu_s, **replayed}
     print(last_line("throughput", found, target))
 
 
