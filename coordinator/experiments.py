@@ -54,6 +54,11 @@ class Lab:
     clock: StageClock
     evaluator: EvaluatorConfig
 
+    @property
+    def learning_kind(self) -> str:
+        """Whose cost model is used and trained: what is fast in warm caches may not be in cold."""
+        return self.device.kind + ("-cold" if self.evaluator.cold_cache else "")
+
 
 class Experiments:
     """Builds and measures candidates. Lives on the coordinator's event loop."""
@@ -71,7 +76,7 @@ class Experiments:
     async def run(self, run: TaskRun, proposals: Sequence[Proposal]) -> list[Measurement]:
         """Build and measure a batch; the measurements are in the order of the proposals."""
         with self._lab.clock.stage("build"):
-            built = await asyncio.gather(*(self._build(run, p.candidate) for p in proposals))
+            built = await asyncio.gather(*(self.build(run, p.candidate) for p in proposals))
         results: dict[str, Measurement] = {}
         first: dict[str, tuple[Proposal, Artifact]] = {}
         twins: list[tuple[Proposal, str]] = []
@@ -86,11 +91,22 @@ class Experiments:
         trials = [(p.candidate, artifact, p.score) for p, artifact in first.values()]
         measured = await self._measure(run, trials) if trials else []
         results.update((measurement.candidate_key, measurement) for measurement in measured)
+        for (_, artifact, _), measurement in zip(trials, measured, strict=True):
+            run.keep(artifact, measurement)
         by_artifact = dict(zip(first, measured, strict=True))
         for proposal, sha256 in twins:
             twin = _renamed(by_artifact[sha256], proposal.candidate)
             results[proposal.candidate.key] = await self._keep(proposal, twin)
         return [results[proposal.candidate.key] for proposal in proposals]
+
+    async def again(
+        self,
+        run: TaskRun,
+        trials: Sequence[tuple[Candidate, Artifact]],
+        evaluator: EvaluatorConfig,
+    ) -> list[Measurement]:
+        """Measure what the log knows once more, under this policy."""
+        return await self._measure(run, [(c, artifact, None) for c, artifact in trials], evaluator)
 
     async def _known(self, proposal: Proposal, outcome: BuildOutcome) -> Measurement | None:
         """The measurement that needs no device: a failed build, or bytes that the log knows."""
@@ -108,27 +124,32 @@ class Experiments:
             lab.device.kind,
             outcome.artifact.sha256,
             lab.device.tool_versions,
+            lab.evaluator.cold_cache,
         )
         return None if known is None else _renamed(known, proposal.candidate)
 
-    async def _build(self, run: TaskRun, candidate: Candidate) -> BuildOutcome:
+    async def build(self, run: TaskRun, candidate: Candidate) -> BuildOutcome:
+        """Build a candidate; what the compiler refuses is in the outcome."""
         return await self._lab.builders.build(run.task, candidate, self._lab.device.target_json)
 
     async def reference(self, run: TaskRun) -> Artifact:
         """The task's untuned program, built once; raises JobFailed if it can't be built."""
-        if run.reference is None:
+        if run.reference is None or run.reference.cancelled():
             run.reference = asyncio.create_task(self._build_reference(run))
         return await run.reference
 
     async def _build_reference(self, run: TaskRun) -> Artifact:
         with self._lab.clock.stage("build"):
-            outcome = await self._build(run, Candidate(run.task.workload_key, UNTUNED_TRACE))
+            outcome = await self.build(run, Candidate(run.task.workload_key, UNTUNED_TRACE))
         if outcome.artifact is None:
             raise JobFailed(f"the untuned program of {run.task.name}: {outcome.error}")
         return outcome.artifact
 
     async def _measure(
-        self, run: TaskRun, trials: Sequence[tuple[Candidate, Artifact, float | None]]
+        self,
+        run: TaskRun,
+        trials: Sequence[tuple[Candidate, Artifact, float | None]],
+        evaluator: EvaluatorConfig | None = None,
     ) -> list[Measurement]:
         lab = self._lab
         work = KernelWork(
@@ -137,7 +158,7 @@ class Experiments:
             run.task.num_outputs,
             lab.seed,
             await self.reference(run),
-            lab.evaluator,
+            evaluator or lab.evaluator,
             (),
             run.best_us or 0.0,
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.experiments import EVALUATOR, Lab
+from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.learning import Learning
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 
 SEARCH_ACTORS = 1
 """Processes that search; MetaSchedule's own threads use the machine's other cores."""
+
+
+KEPT_LIMIT_S = 30.0
+"""A time limit shorter than this still has its untuned operators timed to the end."""
 
 
 class JobRunner:
@@ -108,31 +113,70 @@ class JobRunner:
             self._fleet,
             self._builders,
             self._clock,
-            EVALUATOR,
+            replace(EVALUATOR, cold_cache=spec.cold_cache),
         )
         learning = Learning(lab, search, trainer)
         self._tuner = tuner = Tuner(lab, imported.tasks, search, learning, self._progress)
         await self._set(stage="reading the tuning log")
         await tuner.remember()
-        spent_s = await asyncio.to_thread(self._log.spent_s, spec.identity, job_id)
-        self._started = time.monotonic() - self.job.elapsed_s
-        deadline = None
-        if spec.time_limit_s is not None:
-            left = spec.time_limit_s - spent_s - self.job.elapsed_s
-            deadline = time.monotonic() + max(0.0, left)
+        deadline = await self._start_time()
         self._budget = Budget(spec.trials, deadline)
         await self._set(stage="timing the untuned operators")
         saver = asyncio.create_task(self._save_now_and_then())
         try:
-            await tuner.baseline()
+            await self._baseline(tuner, deadline)
             await self._set(stage="tuning")
+            self._budget = Budget(spec.trials, self._tuning_deadline(deadline, tuner, device))
             await tuner.tune(self._budget)
+            search.stop()  # a proposal that nobody waits for would keep the device from timing
+            trainer.stop()
+            self._budget = Budget(spec.trials, deadline)
+            await self._set(stage="finals: timing the best again")
+            finals = Finals(lab, tuner.experiments, tuner.runs, self._progress)
+            with self._clock.stage("finals"):
+                await finals.hold(deadline)
         finally:
             saver.cancel()
             self._progress()
             self._budget = None  # the tuning time ends here
             # What was spent counts when the same command continues the job.
             await asyncio.shield(asyncio.to_thread(self._log.save_job, self.job))
+
+    async def _start_time(self) -> float | None:
+        """Start the job's time; the moment of the monotonic clock at which it is over, if any."""
+        job = self.job
+        spent_s = await asyncio.to_thread(self._log.spent_s, job.spec.identity, job.job_id)
+        now = time.monotonic()
+        self._started = now - job.elapsed_s
+        if job.spec.time_limit_s is None:
+            return None
+        return now + max(0.0, job.spec.time_limit_s - spent_s - job.elapsed_s)
+
+    def _tuning_deadline(
+        self, deadline: float | None, tuner: Tuner, device: Device
+    ) -> float | None:
+        """When tuning ends so that there is time for the finals."""
+        limit_s = self.job.spec.time_limit_s
+        if deadline is None or limit_s is None:
+            return None
+        devices = self._fleet.registry.present(device.kind)
+        return deadline - reserve_s(limit_s, len(tuner.runs), devices)
+
+    async def _baseline(self, tuner: Tuner, deadline: float | None) -> None:
+        """Time the untuned operators, as many as the time limit allows."""
+        limit_s = self.job.spec.time_limit_s
+        left_s = None
+        if deadline is not None and limit_s is not None and limit_s >= KEPT_LIMIT_S:
+            left_s = max(0.0, deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(left_s):
+                await tuner.baseline()
+        except TimeoutError:
+            log.warning(
+                "job %s: the time limit was over before every untuned operator was timed; give a "
+                "longer one to tune them, too",
+                self.job.job_id,
+            )
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
         finisher = Finisher(

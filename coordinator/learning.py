@@ -43,7 +43,7 @@ class Learning:
     async def adopt(self) -> None:
         """Begin with the model that the log keeps for this kind of device, if any."""
         stored = await asyncio.to_thread(
-            self._lab.tuning_log.latest_cost_model, self._lab.device.kind
+            self._lab.tuning_log.latest_cost_model, self._lab.learning_kind
         )
         if stored is not None:
             self._version, text = stored
@@ -117,7 +117,7 @@ class Learning:
         scores = {} if training.pairwise is None else {"held_out_pairwise": training.pairwise}
         self._version = await asyncio.to_thread(
             self._lab.tuning_log.add_cost_model,
-            self._lab.device.kind,
+            self._lab.learning_kind,
             training.text,
             training.samples,
             scores,

@@ -7,7 +7,21 @@ from dataclasses import dataclass, field
 
 from coordinator.search.proposer import Outcome
 from coordinator.search.task_scheduler import TaskState
-from protos.records import UNTUNED_TRACE, Artifact, Task, TaskProgress
+from protos.records import UNTUNED_TRACE, Artifact, Measurement, Task, TaskProgress
+
+KEPT_RATIO, KEPT_US = 1.2, 20.0
+"""An artifact is kept if it is this close to the task's best when it was measured."""
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """The winner of a task's finals: the median of its samples there, the 95 % interval of that,
+    and how many others could not be told from it."""
+
+    latency_us: float
+    low_us: float | None
+    high_us: float | None
+    tied: int
 
 
 @dataclass
@@ -15,7 +29,8 @@ class TaskRun:
     """One task of the job and what is known of it. Latencies in microseconds.
 
     ``best_after`` is the best latency after each batch; ``outcomes`` is by candidate key;
-    ``opened`` and ``reference`` are shared by the batches that wait for them.
+    ``opened`` and ``reference`` are shared by the batches that wait for them; ``artifacts`` are
+    those that may come into the finals, by candidate key.
     """
 
     task: Task
@@ -28,6 +43,8 @@ class TaskRun:
     opened: asyncio.Task[None] | None = None
     reference: asyncio.Task[Artifact] | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    final: FinalResult | None = None
 
     def state(self) -> TaskState:
         """What the task scheduler sees; a task without a working baseline is exhausted."""
@@ -41,15 +58,27 @@ class TaskRun:
         )
 
     def progress(self) -> TaskProgress:
-        """What people see."""
+        """What people see: of the winner the finals' median, where there were any."""
+        final = self.final
         return TaskProgress(
             self.task.name,
             self.task.workload_key,
             self.task.weight,
             self.untuned_us,
-            self.best_us,
+            final.latency_us if final else self.best_us,
             self.trials,
+            final.low_us if final else None,
+            final.high_us if final else None,
+            final.tied if final else 0,
         )
+
+    def keep(self, artifact: Artifact, measurement: Measurement) -> None:
+        """Keep the bytes of one that is among the best, so that its finals need not build it."""
+        latency_us = measurement.latency_us
+        if latency_us is not None:
+            best_us = min(self.best_us or latency_us, latency_us)
+            if latency_us <= max(KEPT_RATIO * best_us, best_us + KEPT_US):
+                self.artifacts[measurement.candidate_key] = artifact
 
     def note(self, outcome: Outcome) -> None:
         """Take an outcome into account; the untuned program is no trial."""

@@ -56,7 +56,7 @@ class Tuner:
         self.runs = [TaskRun(task) for task in tasks]
         self.counts = TrialCounts()
         self._lab = lab
-        self._experiments = Experiments(lab)
+        self.experiments = Experiments(lab)
         self._search = search
         self._learning = learning
         self._changed = changed
@@ -71,7 +71,10 @@ class Tuner:
         """Take from the log what is known of these tasks on this kind of device."""
         for run in self.runs:
             known = await asyncio.to_thread(
-                self._lab.tuning_log.outcomes, run.task.workload_key, self._lab.device.kind
+                self._lab.tuning_log.evidence,
+                run.task.workload_key,
+                self._lab.device.kind,
+                self._lab.evaluator.cold_cache,
             )
             for row in known:
                 run.note(Outcome(row.candidate, row.latency_us))
@@ -101,14 +104,14 @@ class Tuner:
     async def _prepare(self, run: TaskRun) -> bool:
         """Build the task's untuned program; False, with a warning, if that can't be done."""
         try:
-            await self._experiments.reference(run)
+            await self.experiments.reference(run)
         except JobFailed as error:
             log.warning("job %s: %s; it stays untuned", self._lab.job_id, error)
             return False
         return True
 
     async def _baseline(self, run: TaskRun) -> None:
-        measurement = await self._experiments.baseline(run)
+        measurement = await self.experiments.baseline(run)
         run.note(Outcome(_untuned(run.task), measurement.latency_us))
         if not measurement.ok:
             log.warning(
@@ -160,7 +163,7 @@ class Tuner:
         try:
             proposals = (await self._propose(run))[:size]
             if proposals:
-                measurements = await self._experiments.run(run, proposals)
+                measurements = await self.experiments.run(run, proposals)
                 await self._take_in(run, proposals, measurements)
         finally:
             self._under_way -= size

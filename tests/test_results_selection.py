@@ -52,10 +52,15 @@ def test_one_that_came_after_the_finals_wins_if_it_was_faster_in_its_search() ->
     assert select([finalist, late], 0.0) is late
 
 
+def test_one_without_finals_is_not_better_for_having_been_measured_once() -> None:
+    threads, serial = _known(THREADS, 10.0, 11.5), _known(SERIAL, 11.0)
+    assert select([threads, serial], 0.0) is threads
+
+
 def test_finals_of_one_kind_keep_nobody_of_the_other_out() -> None:
     threads, serial = _known(THREADS, 10.0, 11.0), _known(SERIAL, 14.0)
     assert contenders([threads, serial]) == [threads, serial]
-    assert select([threads, serial], 6.0) is serial
+    assert select([threads, serial], 5.0) is serial
 
 
 def test_equal_selections_are_tried_once() -> None:

@@ -8,6 +8,7 @@ and machine, so a few handicaps for kernels with threads are tried, and the whol
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from coordinator.search.traces import uses_threads
@@ -22,12 +23,29 @@ Selection = Mapping[str, Evidence]
 
 def select(known: Iterable[Evidence], handicap_us: float) -> Evidence | None:
     """The candidate with the lowest latency, handicap included; None if none is right."""
+    candidates = contenders(known)
+    flattery = _flattery(candidates)
 
     def cost_us(item: Evidence) -> float:
         latency_us = float("inf") if item.pooled_us is None else item.pooled_us
+        if not item.finals_s:
+            latency_us *= flattery
         return latency_us + (handicap_us if uses_threads(item.candidate.trace_json) else 0.0)
 
-    return min(contenders(known), key=cost_us, default=None)
+    return min(candidates, key=cost_us, default=None)
+
+
+def _flattery(known: Iterable[Evidence]) -> float:
+    """By how much a task's single measurements flatter: finals over search, at least 1.
+
+    Those without finals are judged with it beside those with.
+    """
+    ratios = [
+        item.pooled_us / item.latency_us
+        for item in known
+        if item.finals_s and item.latency_us and item.pooled_us
+    ]
+    return max(1.0, statistics.median(ratios)) if ratios else 1.0
 
 
 def contenders(known: Iterable[Evidence]) -> list[Evidence]:
