@@ -154,7 +154,12 @@ class ModelRunner:
         assert variant.helper is not None
         config = work.evaluator
         number = max(config.number, 1)
-        header = {"op": "repeat", "number": number, "min_repeat_ms": config.min_repeat_ms}
+        header = {
+            "op": "repeat",
+            "number": number,
+            "min_repeat_ms": config.min_repeat_ms,
+            "cold_cache": config.cold_cache,
+        }
         timeout_s = config.timeout_s * (number + 1)  # and its warm-up
         variant.helper.thaw()
         try:

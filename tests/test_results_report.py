@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.results.report import operator_rows, report_json, report_text
@@ -17,7 +19,17 @@ from protos.records import (
 
 TASKS = (
     TaskProgress("add", "k1", 2, untuned_us=50.0, tuned_us=25.0, trials=3),
-    TaskProgress("conv", "k2", 3, untuned_us=300.0, tuned_us=10.0, trials=60),
+    TaskProgress(
+        "conv",
+        "k2",
+        3,
+        untuned_us=300.0,
+        tuned_us=10.0,
+        trials=60,
+        tuned_low_us=9.75,
+        tuned_high_us=10.5,
+        tied=2,
+    ),
     TaskProgress("odd", "k3", 1),
 )
 JOB = Job(
@@ -36,6 +48,8 @@ JOB = Job(
         package_sha256="0",
         package_size_bytes=1,
         onnxruntime_ms=0.9,
+        tuned_low_ms=0.98,
+        tuned_high_ms=1.01,
     ),
     stage_s={"build": 41.25, "device busy": 7.0},
 )
@@ -60,6 +74,7 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
         "job": "j1",
         "model": "cls",
         "target": {"kind": "llvm", "num-cores": 2},
+        "cache": "warm",
         "trials": {"total": 63, "ok": 60, "failed": 3},
         "tasks": [
             {
@@ -68,11 +83,19 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
                 "weight": task.weight,
                 "untuned_us": task.untuned_us,
                 "tuned_us": task.tuned_us,
+                "tuned_low_us": task.tuned_low_us,
+                "tuned_high_us": task.tuned_high_us,
+                "tied": task.tied,
                 "trials": task.trials,
             }
             for task in TASKS
         ],
-        "latency_ms": {"untuned": 12.0, "tuned": 1.0, "onnxruntime": 0.9},
+        "latency_ms": {
+            "untuned": 12.0,
+            "tuned": 1.0,
+            "tuned_interval": [0.98, 1.01],
+            "onnxruntime": 0.9,
+        },
         "max_abs_error": 2e-7,
         "stage_s": {"build": 41.25, "device busy": 7.0},
         "package": "out/cls.whl",
@@ -91,11 +114,42 @@ def test_the_text_has_every_operator_and_the_whole_model() -> None:
     assert "\x1b" in report_text(JOB, None, "log", color=True)
 
 
+def line_of(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(start))
+
+
+def test_the_text_says_how_sure_it_is() -> None:
+    text = report_text(JOB, None, "log")
+    assert line_of(text, "conv").split()[2:5] == ["300.0", "10.0", "0.5≈"]
+    assert line_of(text, "add").split()[2:5] == ["50.0", "25.0", "2.0×"]
+    assert "tuned 1.000 ms [0.980 to 1.010] (12.0×)" in text
+    assert "a tie" in line_of(text, "≈")
+    clear = replace(JOB, tasks=(replace(TASKS[1], tied=0), TASKS[0]))
+    text = report_text(clear, None, "log")
+    assert "0.5" in line_of(text, "conv").split()
+    assert "≈" not in text
+
+
+def test_no_interval_where_the_untuned_program_is_what_the_package_runs() -> None:
+    (row,) = operator_rows(
+        [TaskProgress("f", "k", 1, untuned_us=4.0, tuned_us=5.0, tuned_low_us=4.9, tuned_high_us=6)]
+    )
+    assert (row.tuned_us, row.half_width_us) == (4.0, None)
+
+
+def test_the_report_says_what_the_caches_were() -> None:
+    assert line_of(report_text(JOB, None, "log"), "caches").split() == ["caches", "warm"]
+    cold = replace(JOB, spec=replace(JOB.spec, cold_cache=True))
+    assert line_of(report_text(cold, None, "log"), "caches").split() == ["caches", "cold"]
+    assert report_json(cold, None, "log")["cache"] == "cold"
+
+
 def test_a_job_that_measured_nothing() -> None:
     job = Job("j2", JOB.spec, JobState.INTERRUPTED)
     assert report_json(job, None, "log")["latency_ms"] == {
         "untuned": None,
         "tuned": None,
+        "tuned_interval": None,
         "onnxruntime": None,
     }
     assert "trials       0" in report_text(job, None, "log")

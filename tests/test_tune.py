@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,12 +88,22 @@ def rows(log: Path, query: str) -> list[Any]:
 
 
 def trials(log: Path) -> list[tuple[str, str]]:
-    """Lease and candidate of every measurement, the untuned programs left out."""
+    """Lease and candidate of every measurement of the search, the untuned programs left out."""
     return rows(
         log,
         "SELECT m.lease_id, m.candidate_key FROM measurements m "
-        "JOIN candidates c ON c.key = m.candidate_key WHERE c.trace_json != ''",
+        "JOIN candidates c ON c.key = m.candidate_key "
+        f"WHERE c.trace_json != '' AND NOT {IS_FINAL}",
     )
+
+
+IS_FINAL = """coalesce(m.evaluator_json LIKE '%"hopeless_ratio":0.0,%', false)"""
+
+
+def finals(log: Path) -> list[tuple[str, str]]:
+    """Workload and candidate of every measurement in finals."""
+    query = f"SELECT m.workload_key, m.candidate_key FROM measurements m WHERE {IS_FINAL}"
+    return rows(log, query)
 
 
 def use_package(package: Path, directory: Path, name: str) -> None:
@@ -127,19 +138,25 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert set(result) == {
-        *("job", "model", "target", "trials", "tasks", "latency_ms", "max_abs_error"),
+        *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
         *("stage_s", "package", "log"),
     }
     assert result["trials"]["total"] == 24
     assert result["trials"]["ok"] + result["trials"]["failed"] == 24
     assert sum(task["trials"] for task in result["tasks"]) == 24
     assert all(task["tuned_us"] <= task["untuned_us"] for task in result["tasks"])
+    low_ms, high_ms = result["latency_ms"].pop("tuned_interval")
+    assert low_ms <= result["latency_ms"]["tuned"] <= high_ms
     assert set(result["latency_ms"]) == {"untuned", "tuned", "onnxruntime"}
     assert all(latency > 0 for latency in result["latency_ms"].values())
     assert result["max_abs_error"] < 1e-4
     assert "Fused operators" in first.stderr
-    measured = trials(log)
+    measured, again_in_finals = trials(log), finals(log)
     assert len(measured) == 24
+    sure = [task for task in result["tasks"] if task["tuned_low_us"] is not None]
+    assert {task["workload"] for task in sure} <= {workload for workload, _ in again_in_finals}
+    assert sure
+    assert all(t["tuned_low_us"] <= t["tuned_us"] <= t["tuned_high_us"] for t in sure)
 
     use_package(Path(result["package"]), tmp_path, "small_net")
     x = np.random.default_rng(1).standard_normal((1, 8, 32, 32)).astype("float32")
@@ -151,9 +168,30 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert second.returncode == 0, second.stderr
     again = json.loads(second.stdout)
     assert trials(log) == measured
+    assert finals(log) == again_in_finals
     assert again["trials"] == result["trials"]
+    assert again["tasks"] == result["tasks"]
+    assert again["latency_ms"].pop("tuned_interval") == [low_ms, high_ms]
     assert again["latency_ms"] == result["latency_ms"]
     assert Path(again["package"]).exists()
+
+
+def test_a_time_limit_is_kept_with_the_finals_in_it_and_cold_caches_are_said(
+    model: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.db"
+    options = ("--cache", "cold", "--time-limit", "30s", "--trials", "100000")
+    done = run("tune", str(model), *options, "--log", str(log), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    ((elapsed_s,),) = rows(log, "SELECT elapsed_s FROM jobs")
+    assert elapsed_s == pytest.approx(30.0, rel=0.05)
+    assert finals(log)
+    assert rows(log, "SELECT DISTINCT cold_cache FROM measurements") == [(1,)]
+    assert result["cache"] == "cold"
+    with zipfile.ZipFile(result["package"]) as wheel:
+        manifest = json.loads(wheel.read("small_net/manifest.json"))
+    assert manifest["cache_policy"] == "cold"
 
 
 def test_ctrl_c_keeps_every_measurement_and_the_same_command_continues(

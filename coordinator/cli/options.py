@@ -134,6 +134,13 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         "Importing before and packaging after come on top. Default: none",
     )
     parser.add_argument(
+        "--cache",
+        choices=("warm", "cold"),
+        default="warm",
+        help="caches when times are taken: as the run before left them (warm), or emptied before "
+        "every run (cold). The log keeps the two apart (default: warm)",
+    )
+    parser.add_argument(
         "--seed",
         type=seed,
         default=0,

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
             shapes=dict(options.shape),
             time_limit_s=options.time_limit,
             seed=options.seed,
+            cold_cache=options.cache == "cold",
         )
         job = farm.submit(spec, model)
         print(job.job_id, flush=True)

@@ -33,9 +33,11 @@ examples:
 
 Ctrl-C keeps every measurement; the same command again continues. A second run of a finished job is
 answered from the tuning log. --json prints one object on standard output:
-  {"job", "model", "target", "trials": {"total","ok","failed"},
-   "tasks": [{"name","workload","weight","untuned_us","tuned_us","trials"}],
-   "latency_ms": {"untuned","tuned","onnxruntime"}, "max_abs_error", "package", "log"}
+  {"job", "model", "target", "cache", "trials": {"total","ok","failed"},
+   "tasks": [{"name","workload","weight","untuned_us","tuned_us","tuned_low_us","tuned_high_us",
+              "tied","trials"}],
+   "latency_ms": {"untuned","tuned","tuned_interval","onnxruntime"}, "max_abs_error", "stage_s",
+   "package", "log"}
 
 exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted
 """
@@ -91,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
         shapes=shapes,
         time_limit_s=options.time_limit,
         seed=options.seed,
+        cold_cache=options.cache == "cold",
     )
     url = normalise_url(options.log) if options.log else default_url()
     TuningLog.open(url).close()  # a log that can't be used is said before anything is started

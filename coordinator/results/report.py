@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from protos.records import Job, TaskProgress
+from protos.records import Job, ModelResult, TaskProgress
 
 _WIDTH = 120
 """Columns of the report where no terminal says how wide it is."""
+
+TIED = "≈"
+"""Marks an operator whose winner could not be told from others."""
 
 _NAME_WIDTH = 42
 """Columns for an operator's name; the numbers get theirs first."""
@@ -19,7 +22,11 @@ _NAME_WIDTH = 42
 
 @dataclass(frozen=True)
 class OperatorRow:
-    """One fused operator in the report; shares are of the summed kernel time of the model."""
+    """One fused operator in the report; shares are of the summed kernel time of the model.
+
+    ``half_width_us`` is how far the 95 % interval of the tuned time reaches from it at most, and
+    ``tied`` how many others could not be told from the winner; None and 0 without finals.
+    """
 
     name: str
     weight: int
@@ -28,6 +35,8 @@ class OperatorRow:
     share_before: float | None
     share_after: float | None
     trials: int
+    half_width_us: float | None = None
+    tied: int = 0
 
     @property
     def speedup(self) -> float | None:
@@ -51,6 +60,8 @@ def operator_rows(tasks: Iterable[TaskProgress]) -> list[OperatorRow]:
             share_before=_share(task.weight, task.untuned_us, before),
             share_after=_share(task.weight, _final_us(task), after),
             trials=task.trials,
+            half_width_us=_half_width_us(task),
+            tied=task.tied,
         )
         for task in tasks
     ]
@@ -61,6 +72,14 @@ def _final_us(task: TaskProgress) -> float | None:
     """What the package runs: the tuned kernel, or the untuned one where no trial was better."""
     known = [value for value in (task.tuned_us, task.untuned_us) if value is not None]
     return min(known) if known else None
+
+
+def _half_width_us(task: TaskProgress) -> float | None:
+    """How far the interval reaches from the median on its longer side."""
+    tuned, low, high = task.tuned_us, task.tuned_low_us, task.tuned_high_us
+    if tuned is None or low is None or high is None or tuned != _final_us(task):
+        return None
+    return max(tuned - low, high - tuned)
 
 
 def _share(weight: int, latency_us: float | None, total_us: float) -> float | None:
@@ -74,6 +93,7 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         "job": job.job_id,
         "model": job.spec.model_name,
         "target": json.loads(job.spec.target_json),
+        "cache": cache_policy(job),
         "trials": {
             "total": job.trials.total,
             "ok": job.trials.ok,
@@ -86,6 +106,9 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
                 "weight": task.weight,
                 "untuned_us": task.untuned_us,
                 "tuned_us": task.tuned_us,
+                "tuned_low_us": task.tuned_low_us,
+                "tuned_high_us": task.tuned_high_us,
+                "tied": task.tied,
                 "trials": task.trials,
             }
             for task in job.tasks
@@ -93,6 +116,7 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         "latency_ms": {
             "untuned": result.untuned_ms if result else None,
             "tuned": result.tuned_ms if result else None,
+            "tuned_interval": _interval_ms(result),
             "onnxruntime": result.onnxruntime_ms if result else None,
         },
         "max_abs_error": result.max_abs_error if result else None,
@@ -100,6 +124,17 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         "package": package_path,
         "log": log_url,
     }
+
+
+def cache_policy(job: Job) -> str:
+    """What the caches were when the job's times were taken: warm or cold."""
+    return "cold" if job.spec.cold_cache else "warm"
+
+
+def _interval_ms(result: ModelResult | None) -> list[float] | None:
+    if result is None or result.tuned_low_ms is None or result.tuned_high_ms is None:
+        return None
+    return [result.tuned_low_ms, result.tuned_high_ms]
 
 
 def report_text(
@@ -128,7 +163,7 @@ def _operator_table(job: Job) -> Any:
 
     table = Table(title=f"Fused operators of {job.spec.model_name}", box=box.SIMPLE_HEAD)
     table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
-    for heading in ("weight", "untuned µs", "tuned µs", "speed-up", "before", "after", "trials"):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for row in operator_rows(job.tasks):
         table.add_row(
@@ -136,12 +171,22 @@ def _operator_table(job: Job) -> Any:
             str(row.weight),
             _number(row.untuned_us),
             _number(row.tuned_us),
+            _uncertainty(row),
             _times(row.speedup),
             _percent(row.share_before),
             _percent(row.share_after),
             str(row.trials),
         )
     return table
+
+
+_HEADINGS = ("weight", "untuned µs", "tuned µs", "±", "speed-up", "before", "after", "trials")
+
+
+def _uncertainty(row: OperatorRow) -> str:
+    """The interval's half width, marked where the winner is one of a tie."""
+    width = "" if row.half_width_us is None else f"{row.half_width_us:.1f}"
+    return f"{width}{TIED if row.tied else ''}"
 
 
 def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
@@ -157,18 +202,26 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
     if result is not None:
         faster = _times(result.untuned_ms / result.tuned_ms if result.tuned_ms else None)
         lines.append(
-            f"whole model  untuned {result.untuned_ms:.3f} ms, tuned {result.tuned_ms:.3f} ms "
-            f"({faster}), ONNX Runtime {_milliseconds(result.onnxruntime_ms)}"
+            f"whole model  untuned {result.untuned_ms:.3f} ms, tuned {result.tuned_ms:.3f} ms"
+            f"{_within(result)} ({faster}), ONNX Runtime {_milliseconds(result.onnxruntime_ms)}"
         )
         lines.append(
             f"difference   at most {result.max_abs_error:.2e} absolute, "
             f"{result.max_rel_error:.2e} relative to ONNX Runtime"
         )
+    if any(task.tied for task in job.tasks):
+        lines.append(f"{TIED}            a tie: others could not be told from the winner")
+    lines.append(f"caches       {cache_policy(job)}")
     lines += [f"time         {seconds:6.1f} s {name}" for name, seconds in job.stage_s.items()]
     if package_path is not None:
         lines.append(f"package      {package_path}")
     lines.append(f"log          {log_url}")
     return lines
+
+
+def _within(result: ModelResult) -> str:
+    interval = _interval_ms(result)
+    return "" if interval is None else f" [{interval[0]:.3f} to {interval[1]:.3f}]"
 
 
 def _number(value: float | None) -> str:
