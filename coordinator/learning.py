@@ -110,9 +110,11 @@ class Learning:
 
     async def _retrain(self) -> None:
         new, self._samples = self._samples, []
-        with self._lab.clock.stage("train"):
-            training = await self._trainer.train(new)
-        if training is None or training.text is None:
+        training = await self._trainer.train(new)
+        if training is None:
+            return
+        self._lab.clock.add("train", training.train_s)
+        if training.text is None:
             return
         scores = {} if training.pairwise is None else {"held_out_pairwise": training.pairwise}
         self._version = await asyncio.to_thread(

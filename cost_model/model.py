@@ -25,6 +25,7 @@ _PARAMETERS: dict[str, Any] = {
     "min_data_in_leaf": 4,
     "learning_rate": 0.1,
     "feature_fraction": 0.4,
+    "max_bin": 63,
     "bagging_fraction": 0.9,
     "bagging_freq": 1,
     "verbosity": -1,
@@ -32,7 +33,7 @@ _PARAMETERS: dict[str, Any] = {
     "deterministic": True,
     "force_row_wise": True,
 }
-_ROUNDS = 120
+_ROUNDS = 80
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class CostModel:
         if len(samples) < MIN_SAMPLES:
             raise ValueError(f"{len(samples)} samples; at least {MIN_SAMPLES} are needed")
         table = np.stack([sample.features for sample in samples])
-        data = lightgbm.Dataset(table, label=scores(samples), free_raw_data=True)
+        bins = {"max_bin": _PARAMETERS["max_bin"]}
+        data = lightgbm.Dataset(table, label=scores(samples), params=bins, free_raw_data=True)
         booster = lightgbm.train({**_PARAMETERS, "num_threads": num_threads}, data, _ROUNDS)
         return cls(booster.model_to_string())

@@ -30,7 +30,8 @@ class Training:
     """One retraining: ``text`` is the model to use from now on, None if the old one stays.
 
     ``pairwise`` and ``pairwise_before`` are the new and the old model's accuracy on the held-out
-    measurements, None where those say nothing.
+    measurements, None where those say nothing. ``train_s`` leaves out the wait for those who time
+    on this host.
     """
 
     text: str | None
@@ -57,8 +58,8 @@ class TrainerWorker:
         self._samples = (self._samples + list(new))[-MAX_SAMPLES:]
         if len(self._samples) < MIN_SAMPLES + HELD_OUT:
             return None
-        started = time.monotonic()
         with host_lock.working():
+            started = time.monotonic()
             held_out = self._samples[-HELD_OUT:]
             model = CostModel.train(self._samples[:-HELD_OUT], self._num_threads)
             after = _accuracy(model, held_out)
