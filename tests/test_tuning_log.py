@@ -356,7 +356,8 @@ def test_the_newest_measurement_of_the_same_bytes_answers(log: TuningLog) -> Non
     old = ok(candidate, "lease-1", 5e-3, circumstances=circumstances(tools=other_tools))
     new = ok(candidate, "lease-2", 4e-3)
     lost = failed(candidate, "lease-3", MeasurementStatus.DEVICE_LOST)
-    for measurement in (old, new, lost):
+    suspect = failed(candidate, "lease-4", MeasurementStatus.SUSPECT)
+    for measurement in (old, new, lost, suspect):
         assert log.record(job_id, KIND, candidate, measurement)
     sha256 = new.artifact_sha256
     assert log.measured(KIND, sha256) == new
@@ -384,6 +385,34 @@ def test_the_best_is_the_fastest_correct_one_of_the_kind(log: TuningLog) -> None
     assert log.untuned_us(["w1", "w2", "w3"], KIND) == pytest.approx({"w1": 1000.0, "w2": 7000.0})
     assert log.untuned_us(["w1"], "kind-b") == {}
     assert log.best([], KIND) == {}
+
+
+def test_evidence_is_of_all_records_of_a_candidate(log: TuningLog) -> None:
+    job_id = new_job(log)
+    finalist, once, wrong = (Candidate("w1", trace) for trace in ("f", "o", "w"))
+    evaluator = EvaluatorConfig(repeat=2, hopeless_ratio=0, max_repeat=0)
+    final = dataclasses.replace(circumstances(), evaluator=evaluator)
+    log.record(job_id, KIND, finalist, ok(finalist, "lease-1", 1e-3, 1e-3))
+    log.record(job_id, KIND, once, ok(once, "lease-1", 2e-3))
+    log.record(job_id, KIND, wrong, ok(wrong, "lease-1", 1e-6))
+    wrong_later = failed(wrong, "lease-2", MeasurementStatus.WRONG_OUTPUT)
+    log.record(job_id, KIND, wrong, wrong_later)
+    for lease, second_s in (("lease-2", 1.5e-3), ("lease-3", 1.7e-3)):
+        again = ok(finalist, lease, second_s, second_s, circumstances=final)
+        log.record(job_id, KIND, finalist, again)
+    suspect = Candidate("w1", "s")
+    log.record(job_id, KIND, suspect, failed(suspect, "lease-1", MeasurementStatus.SUSPECT))
+
+    found = log.evidence("w1", KIND)
+    assert [item.candidate for item in found] == [finalist, once, wrong]
+    assert found[0].latency_us == pytest.approx(1000.0)
+    assert found[0].finals_s == ((1.5e-3, 1.5e-3), (1.7e-3, 1.7e-3))
+    assert found[0].pooled_us == pytest.approx(1600.0)
+    assert found[0].artifact_sha256 == sha256_hex(finalist.key.encode())
+    assert (found[1].pooled_us, found[1].finals_s) == (pytest.approx(2000.0), ())
+    assert found[2].pooled_us is None
+    assert log.evidence("w1", KIND, cold_cache=True) == []
+    assert log.evidence("w1", "kind-b") == []
 
 
 def test_counts_are_of_candidates_without_the_untuned(log: TuningLog) -> None:

@@ -24,6 +24,7 @@ DISQUALIFYING = (
     MeasurementStatus.WRONG_OUTPUT,
     MeasurementStatus.CRASHED,
     MeasurementStatus.GARBAGE,
+    MeasurementStatus.TIMED_OUT,
 )
 """One such record outweighs any number of right ones."""
 
@@ -107,10 +108,13 @@ def _is_final_json(evaluator_json: str) -> bool:
 def pool(known: Sequence[Outcome], samples: Mapping[int, Samples]) -> list[Evidence]:
     """One piece of evidence for each candidate; ``samples`` is by measurement id (pure).
 
-    An outcome without samples counts with its latency.
+    An outcome without samples counts with its latency. One that is suspect says nothing, as if it
+    had not been measured.
     """
     by_trace: dict[str, list[Outcome]] = {}
     for outcome in known:
+        if outcome.status is MeasurementStatus.SUSPECT:
+            continue
         by_trace.setdefault(outcome.candidate.trace_json, []).append(outcome)
     return [_pooled(rows, samples) for rows in by_trace.values()]
 

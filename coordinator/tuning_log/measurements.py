@@ -26,6 +26,10 @@ Result = tuple[str, str, Candidate, Measurement, float | None]
 """Job id, kind of device, candidate, what became of it, and the score that was predicted for it."""
 
 
+_SAYS_NOTHING = (MeasurementStatus.DEVICE_LOST.name, MeasurementStatus.SUSPECT.name)
+"""What was the device's doing, not the program's."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One record of a candidate, as much of it as a search learns from."""
@@ -121,7 +125,7 @@ def measured(
     tool_versions: Mapping[str, str] | None,
     cold_cache: bool,
 ) -> Measurement | None:
-    """The newest record of these bytes; one that a lost device left says nothing of them."""
+    """The newest record of these bytes that says something of them."""
     if not artifact_sha256:
         return None
     query = (
@@ -129,7 +133,7 @@ def measured(
         .where(
             _of_kind(device_kind, cold_cache),
             measurements.c.artifact_sha256 == artifact_sha256,
-            measurements.c.status != MeasurementStatus.DEVICE_LOST.name,
+            measurements.c.status.not_in(_SAYS_NOTHING),
         )
         .order_by(measurements.c.id.desc())
         .limit(1)

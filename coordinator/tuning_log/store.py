@@ -178,7 +178,7 @@ class TuningLog:
     ) -> Measurement | None:
         """The newest measurement of these exact bytes, if wanted only with these tool versions.
 
-        One that ended because the device was lost is no answer.
+        One that ended because the device was lost is no answer, nor is a suspect one.
         """
         with self._database.read() as connection:
             return measurements.measured(
