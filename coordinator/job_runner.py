@@ -127,7 +127,8 @@ class JobRunner:
             await self._baseline(tuner, deadline)
             await self._set(stage="tuning")
             self._budget = Budget(spec.trials, self._tuning_deadline(deadline, tuner, device))
-            await tuner.tune(self._budget)
+            with self._clock.idle():
+                await tuner.tune(self._budget)
             search.stop()  # a proposal that nobody waits for would keep the device from timing
             trainer.stop()
             self._budget = Budget(spec.trials, deadline)

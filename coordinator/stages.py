@@ -7,6 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
+import psutil
+
 
 class StageClock:
     """Adds up how long at least one piece of work of a stage was under way."""
@@ -28,6 +30,15 @@ class StageClock:
             self._active[name] -= 1
             if self._active[name] == 0:
                 self._seconds[name] += time.monotonic() - self._since[name]
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """While the body runs, seconds in which this host's CPUs have nothing to do, on average."""
+        before = psutil.cpu_times().idle
+        try:
+            yield
+        finally:
+            self.add("idle", (psutil.cpu_times().idle - before) / (psutil.cpu_count() or 1))
 
     def add(self, name: str, seconds: float) -> None:
         """Add what was measured elsewhere."""
