@@ -9,7 +9,7 @@ import pytest
 from coordinator.search.finals import FinalsConfig, Standing, decide, heats, order
 from coordinator.tuning_log import Evidence, Outcome, is_final
 from coordinator.tuning_log.evidence import Samples, pool
-from protos.records import Candidate, EvaluatorConfig, MeasurementStatus
+from protos.records import UNTUNED_TRACE, Candidate, EvaluatorConfig, MeasurementStatus
 
 THREADS = '[[["Parallel",["l1"],[],[]]],[]]'
 CONFIG = FinalsConfig()
@@ -60,6 +60,12 @@ def test_serial_programs_have_a_heat_of_their_own_when_they_are_close() -> None:
 def test_programs_with_threads_must_be_close_to_the_best_of_all() -> None:
     items = [known("s", 10.0), known("t1", 10.5, threads=True), known("t2", 11.2, threads=True)]
     assert [names(heat) for heat in heats(items, CONFIG)] == [["t1"], ["s"]]
+
+
+def test_the_untuned_program_alone_has_no_finals() -> None:
+    untuned = Evidence(Candidate("w", UNTUNED_TRACE), 10.0, artifact_sha256="untuned")
+    assert heats([untuned, known("slow", 20.0)], CONFIG) == []
+    assert names(heats([untuned, known("close", 10.5)], CONFIG)[0]) == ["untuned", "close"]
 
 
 def test_equal_bytes_race_once() -> None:

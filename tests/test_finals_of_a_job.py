@@ -181,7 +181,7 @@ def test_when_time_is_over_the_finals_end_and_go_on_the_next_time(log: TuningLog
 
 
 def test_the_untuned_program_may_win(log: TuningLog) -> None:
-    run = hold(bench(log, u=10.0, a=30.0))
+    run = hold(bench(log, u=10.0, a=10.7))
     assert run.final is not None
     assert run.untuned_us == run.final.latency_us
 

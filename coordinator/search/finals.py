@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from coordinator.search.traces import uses_threads
 from coordinator.tuning_log import Evidence
 from protos.median import median_interval
+from protos.records import UNTUNED_TRACE
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Verdict:
 
 
 def heats(known: Sequence[Evidence], config: FinalsConfig) -> list[list[Evidence]]:
-    """The finalists, fastest first: those with threads and those without, each if there are any."""
+    """The finalists, fastest first: those with threads and those without, each if there are any.
+
+    The untuned program alone needs no finals.
+    """
     right = [item for item in known if item.latency_us is not None]
     if not right:
         return []
@@ -77,7 +81,8 @@ def heats(known: Sequence[Evidence], config: FinalsConfig) -> list[list[Evidence
     serial_us = min(map(_latency_us, serial), default=float("inf"))
     if serial_us <= max(best_us + config.serial_within_us, best_us * config.within):
         found.append(_best_few(serial, serial_us, config))
-    return [heat for heat in found if heat]
+    alone = all(item.candidate.trace_json == UNTUNED_TRACE for heat in found for item in heat)
+    return [] if alone else [heat for heat in found if heat]
 
 
 def _best_few(items: Sequence[Evidence], best_us: float, config: FinalsConfig) -> list[Evidence]:
