@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from device_agent.artifacts import ArtifactCache
+from device_agent.canary_watch import CanaryWatch, LeaseGuard
 from device_agent.devices.base import Runner
 from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
 from device_agent.model_runner import ModelRunner
@@ -40,11 +41,15 @@ JOIN_TIMEOUT_S = 1.0
 
 @dataclass
 class _Held:
-    """A lease that has arrived; ``dropped`` once nobody waits for the rest of it."""
+    """A lease that has arrived; ``dropped`` once nobody waits for the rest of it.
+
+    ``canary_ratio`` is what LeaseFinished says.
+    """
 
     lease: Lease
     arrived: float = field(default_factory=time.monotonic)
     dropped: threading.Event = field(default_factory=threading.Event)
+    canary_ratio: float | None = None
 
     def expired(self) -> bool:
         expires_s = self.lease.expires_s
@@ -68,6 +73,10 @@ class _Best:
         known = (self.by_workload.get(work.workload_key, 0.0), work.best_us)
         return replace(work, best_us=min((us for us in known if us > 0), default=0.0))
 
+    def forget(self, work: KernelWork) -> None:
+        """What was noted of this workload has turned out to be suspect."""
+        self.by_workload.pop(work.workload_key, None)
+
     def note(self, work: KernelWork, latency_us: float | None) -> None:
         """Take a measurement of this work into account."""
         if latency_us is not None and not 0 < work.best_us <= latency_us:
@@ -75,7 +84,7 @@ class _Best:
 
 
 class LeaseWorker:
-    """Takes leases in order and reports every result as soon as it is there.
+    """Takes leases in order and reports every result as soon as it is there and can be trusted.
 
     The next lease waits here while the current one runs, so the device is never idle for a round
     trip. ``report`` is called from the worker's thread. ``kernels`` runs the candidates (default:
@@ -95,11 +104,12 @@ class LeaseWorker:
         self.kernels = kernels or KernelRunner(device)
         self._models = ModelRunner(device)
         self._turn = TimingTurn(device.cpus)
+        self._closed = threading.Event()
         self._best = _Best()
+        self._watch = CanaryWatch(self._run_canary, self._turn, self._closed)
         self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
-        self._closed = threading.Event()
         self._thread = threading.Thread(
             target=self._work, name=f"leases of {device.name}", daemon=True
         )
@@ -163,7 +173,7 @@ class LeaseWorker:
                 return
             if error:
                 log.warning("lease %s of job %s: %s", lease.lease_id, lease.job_id, error)
-            self._report(LeaseFinished(lease.lease_id, error))
+            self._report(LeaseFinished(lease.lease_id, error, held.canary_ratio))
 
     def _next(self) -> _Held | None:
         """The next lease; whoever builds on this host has its turn while there is none."""
@@ -184,19 +194,33 @@ class LeaseWorker:
     def _execute_kernels(self, held: _Held, work: KernelWork) -> None:
         for artifact in (work.reference, *(trial.artifact for trial in work.trials)):
             self._artifacts.keep(artifact)
+        if work.canary is not None:
+            self._artifacts.keep(work.canary)
         reference = self._fetch(work.reference)
-        for trial in work.trials:
-            if held.dropped.is_set() or self._closed.is_set():
-                return
-            if held.expired():
-                raise LeaseFailedError("the lease expired before it was done")
-            data = self._fetch(trial.artifact)
-            current = self._best.updated(held.lease.job_id, work)
-            measurement = self._measure(held.lease, current, trial, reference, data)
-            self._best.note(current, measurement.latency_us)
-            if self._closed.is_set():
-                return  # what we killed ourselves says nothing of the candidate
-            self._report(measurement)
+        guard = LeaseGuard(self._watch, work, self._fetch, self._report, held.dropped)
+        try:
+            for trial in work.trials:
+                if held.dropped.is_set() or self._closed.is_set():
+                    return
+                if held.expired():
+                    raise LeaseFailedError("the lease expired before it was done")
+                data = self._fetch(trial.artifact)
+                if not guard.ready():
+                    return
+                current = self._best.updated(held.lease.job_id, work)
+                measurement = self._measure(held.lease, current, trial, reference, data)
+                self._best.note(current, measurement.latency_us)
+                if self._closed.is_set():
+                    return  # what we killed ourselves says nothing of the candidate
+                if not guard.take(measurement):
+                    self._best.forget(work)
+        finally:  # what was measured counts, whatever ended the lease
+            if not guard.finish():
+                self._best.forget(work)
+            held.canary_ratio = guard.canary_ratio
+
+    def _run_canary(self, work: KernelWork, data: bytes) -> Outcome:
+        return self._run(work, data, data)[0]
 
     def _fetch(self, artifact: Artifact) -> bytes:
         """The bytes; ends the turn if they have to come over the network."""
@@ -226,8 +250,13 @@ class LeaseWorker:
             repeats_s=outcome.repeats_s,
             error=outcome.error,
             max_abs_error=outcome.max_abs_error,
-            circumstances=self._circumstances(
-                work.evaluator, self._device.num_threads, before, waited_s, outcome.busy_s
+            circumstances=replace(
+                self._circumstances(
+                    work.evaluator, self._device.num_threads, before, waited_s, outcome.busy_s
+                ),
+                load_s=outcome.parts.load_s,
+                check_s=outcome.parts.check_s,
+                time_s=outcome.parts.time_s,
             ),
         )
 

@@ -23,6 +23,12 @@ class TimingTurn:
         self._cpus = tuple(cpus)
         self._held: contextlib.ExitStack | None = None
         self._since = 0.0
+        self._turns = 0
+
+    @property
+    def number(self) -> int | None:
+        """Which turn this is, if it is ours."""
+        return self._turns if self._held is not None else None
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[float]:
@@ -47,4 +53,5 @@ class TimingTurn:
             waited_s = stack.enter_context(host_lock.timing(self._cpus))
             self._held = stack.pop_all()
         self._since = time.monotonic()
+        self._turns += 1
         return waited_s

@@ -341,12 +341,14 @@ class Heartbeat(_message.Message):
     def __init__(self, telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
 
 class LeaseFinished(_message.Message):
-    __slots__ = ("lease_id", "error")
+    __slots__ = ("lease_id", "error", "canary_ratio")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    CANARY_RATIO_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     error: str
-    def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    canary_ratio: float
+    def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ..., canary_ratio: _Optional[float] = ...) -> None: ...
 
 class AgentMessage(_message.Message):
     __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished")

@@ -113,6 +113,15 @@ class TensorSpec:
     dtype: str
 
 
+CANARY_ARGS = (TensorSpec((256, 32), "float32"),)
+"""The parameters of every canary: no inputs, and one output with a row for each thread it uses.
+
+It is a kernel like any other: ``main`` of an object file, the same output at every run. Its time
+is what the device is watched by, so it keeps each of the device's threads busy for a millisecond or
+two and touches no memory to speak of.
+"""
+
+
 @dataclass(frozen=True)
 class EvaluatorConfig:
     """The policy of timing, one immutable value, recorded with every measurement.
@@ -150,6 +159,10 @@ class EvaluatorConfig:
                     f"the evaluator's {item.name} is {value}; it must be 0 or a positive number"
                 )
 
+    def drifts(self, canary_ratio: float) -> bool:
+        """Whether a canary that took this many times its reference makes a device doubtful."""
+        return not abs(canary_ratio - 1.0) <= self.canary_drift
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -161,7 +174,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class KernelWork:
-    """Check and time several candidates of one workload."""
+    """Check and time several candidates of one workload; ``canary`` is as CANARY_ARGS says."""
 
     workload_key: str
     args: tuple[TensorSpec, ...]
@@ -221,6 +234,11 @@ class MeasurementStatus(enum.IntEnum):
     DEVICE_LOST = 9
     SUSPECT = 10
 
+    @property
+    def teaches(self) -> bool:
+        """False if it says nothing of the candidate, because its device is to blame."""
+        return self not in (MeasurementStatus.DEVICE_LOST, MeasurementStatus.SUSPECT)
+
 
 @dataclass(frozen=True)
 class Telemetry:
@@ -237,9 +255,9 @@ class Telemetry:
 class Circumstances:
     """What a number can't be understood without.
 
-    ``load_s``, ``check_s`` and ``time_s`` are parts of ``busy_s``: getting ready, the first run with
-    the comparison of its outputs, and the repeats. ``canary_ratio`` is the time of the canary that
-    ran after this measurement over the device's reference; None where none ran.
+    ``load_s``, ``check_s`` and ``time_s`` are parts of ``busy_s``: getting ready, the first run
+    with the comparison of its outputs, and the repeats. ``canary_ratio`` is the time of the canary
+    that ran after this measurement over the device's reference; None where none ran.
     """
 
     device: str
@@ -331,10 +349,15 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class LeaseFinished:
-    """The agent is done with a lease; ``error`` says why it could not do it at all."""
+    """The agent is done with a lease; ``error`` says why it could not do it at all.
+
+    ``canary_ratio`` is that of the canary which decided: the last that was off, otherwise the last;
+    infinite if it failed, None if none ran.
+    """
 
     lease_id: str
     error: str = ""
+    canary_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ HEAVY_PLACES = {
     "alembic": ("coordinator.tuning_log",),
     "tvm": (
         "device_agent.build",
+        "coordinator.canary",
         "coordinator.search",
         "coordinator.frontend",
         "coordinator.results",

@@ -171,7 +171,7 @@ FULL: list[Any] = [
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
     records.Registration(records.PROTOCOL_VERSION, DEVICE),
     records.Heartbeat(TELEMETRY),
-    records.LeaseFinished("l1", "no such artifact"),
+    records.LeaseFinished("l1", "no such artifact", 1.25),
     records.Registered("s1", 2.5),
     records.Acknowledgement("l1", "c1"),
     records.CancelLease("l1"),
