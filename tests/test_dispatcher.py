@@ -38,6 +38,12 @@ def test_a_device_is_never_given_more_leases_than_it_may_hold() -> None:
     assert len(assign(many, [A])) == LEASES_PER_DEVICE
 
 
+def test_a_device_that_is_set_aside_gets_nothing() -> None:
+    doubtful = Seat("a", "cpu", 0, set_aside=True)
+    assert assign([Waiting(1, "cpu", 4)], [doubtful]) == []
+    assert assign([Waiting(1, "cpu", 4)], [doubtful, B]) == [Assignment(1, "b", 4)]
+
+
 def test_the_oldest_batch_goes_first() -> None:
     assignments = assign([Waiting(1, "cpu", 2), Waiting(2, "cpu", 2)], [A])
     assert [a.batch_id for a in assignments] == [1, 2]

@@ -129,7 +129,12 @@ class FakeAgent:
     def __init__(self, port: int, name: str = "fake") -> None:
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._call = farm_pb2_grpc.AgentGatewayStub(self._channel).Session()
-        self.device = Device(name, TARGET, "a CPU", (0,), 1)
+        self.device = self.describe(name)
+
+    @staticmethod
+    def describe(name: str) -> Device:
+        """The device that it says it is."""
+        return Device(name, TARGET, "a CPU", (0,), 1)
 
     async def register(self, version: int = PROTOCOL_VERSION) -> None:
         await self.send(Registration(version, self.device))

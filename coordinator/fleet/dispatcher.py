@@ -22,11 +22,15 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Seat:
-    """A device that is there, what it serves, and how many leases it holds."""
+    """A device that is there, what it serves, and how many leases it holds.
+
+    One that is set aside gets none.
+    """
 
     session_id: str
     serves: str
     leases: int
+    set_aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def assign(waiting: Sequence[Waiting], seats: Sequence[Seat]) -> list[Assignment
     A batch is divided evenly among the devices that could take a lease now, so that two devices of
     one kind finish it in half the time.
     """
+    seats = [seat for seat in seats if not seat.set_aside]
     leases = {seat.session_id: seat.leases for seat in seats}
     assignments: list[Assignment] = []
     for batch in waiting:

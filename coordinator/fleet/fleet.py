@@ -2,7 +2,8 @@
 
 Trials wait in batches, ``dispatcher`` decides who gets them, leases go down the sessions' streams
 and results come up through ``received``. Every result is in the tuning log before it is
-acknowledged and before the job sees it. A device that vanishes gives its trials back.
+acknowledged and before the job sees it. A device that vanishes gives its trials back, and a suspect
+measurement is made again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from protos.records import (
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""A trial that was leased this often and lost its device each time is not sent again."""
+"""A trial that was leased this often, and lost its device or was suspect, is not sent again."""
 
 LEASE_SLACK_S = 60.0
 
@@ -125,7 +126,12 @@ class Fleet:
             if batch.left
         ]
         seats = [
-            dispatcher.Seat(session.session_id, session.device.kind, len(session.leases))
+            dispatcher.Seat(
+                session.session_id,
+                session.device.kind,
+                len(session.leases),
+                bool(self.registry.set_aside(session.device.name)),
+            )
             for session in self.registry.sessions.values()
         ]
         for assignment in dispatcher.assign(waiting, seats):
@@ -255,8 +261,14 @@ class Fleet:
         ]
         await asyncio.to_thread(self._log.record_many, rows)
         for trial, result in results:
-            if not trial.result.done():
+            if result.status is MeasurementStatus.SUSPECT and self._goes_on(held, trial):
+                held.suspect.add(trial.candidate.key)  # leased again when this lease ends
+            elif not trial.result.done():
                 trial.result.set_result(result)
+
+    def _goes_on(self, held: Outstanding, trial: PendingTrial) -> bool:
+        """Whether a trial whose measurement is suspect is, or will be, measured once more."""
+        return trial.attempts < MAX_ATTEMPTS or held.lease.lease_id not in self._outstanding
 
     async def received_model(self, session: Session, measurement: ModelMeasurement) -> None:
         """The result of a whole-model run."""
@@ -270,10 +282,12 @@ class Fleet:
 
     async def finished(self, session: Session, message: LeaseFinished) -> None:
         """A device is done with a lease, or says that it can't do it."""
-        held = self._outstanding.get(message.lease_id)
+        held = self._outstanding.get(message.lease_id) or self._over.get(message.lease_id)
         if held is None or held.session is not session:
             return
-        self._release(message.lease_id)
+        self._judge(held, message)
+        if self._release(message.lease_id) is None:  # its last result ended its batch
+            return
         if message.error:
             self.registry.note_error(session.device.name, message.error)
             log.warning(
@@ -281,6 +295,17 @@ class Fleet:
             )
         await self._give_back(held, message.error or "the lease ended without its results")
         self.dispatch()
+
+    def _judge(self, held: Outstanding, message: LeaseFinished) -> None:
+        """Take in what the lease's canary said of the device."""
+        kernel, ratio = held.lease.kernel, message.canary_ratio
+        if kernel is None or ratio is None:
+            return
+        drifts = kernel.evaluator.drifts(ratio)
+        self.registry.lease_ended(held.session.device.name, ratio, drifts)
+        if drifts and message.error:  # a trial that was not begun has not been tried
+            for key, trial in held.trials.items():
+                trial.attempts -= key not in held.suspect and not trial.result.done()
 
     async def reap(self) -> None:
         """Once a second: end silent sessions, take back expired leases.

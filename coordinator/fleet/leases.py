@@ -52,13 +52,14 @@ class Batch:
 
 @dataclass
 class Outstanding:
-    """A lease that a device holds."""
+    """A lease that a device holds; ``suspect`` are the keys of trials to be measured again."""
 
     lease: Lease
     batch: Batch
     session: Session
     deadline: float
     trials: dict[str, PendingTrial]
+    suspect: set[str] = field(default_factory=set)
 
     @property
     def done(self) -> bool:
@@ -71,7 +72,9 @@ class Outstanding:
 
 def artifacts(lease: Lease) -> list[Artifact]:
     if lease.kernel is not None:
-        return [lease.kernel.reference, *(trial.artifact for trial in lease.kernel.trials)]
+        canary = [lease.kernel.canary] if lease.kernel.canary is not None else []
+        trials = (trial.artifact for trial in lease.kernel.trials)
+        return [lease.kernel.reference, *canary, *trials]
     assert lease.model is not None
     return [lease.model.examples, *(variant.artifact for variant in lease.model.variants)]
 
@@ -93,5 +96,10 @@ def as_it_travels(lease: Lease, session: Session) -> Lease:
     assert lease.kernel is not None
     reference = travel(lease.kernel.reference)
     session.sent_artifacts.add(reference.sha256)
+    canary = lease.kernel.canary
+    if canary is not None:
+        canary = travel(canary)
+        session.sent_artifacts.add(canary.sha256)
     trials = tuple(replace(trial, artifact=travel(trial.artifact)) for trial in lease.kernel.trials)
-    return replace(lease, kernel=replace(lease.kernel, reference=reference, trials=trials))
+    kernel = replace(lease.kernel, reference=reference, trials=trials, canary=canary)
+    return replace(lease, kernel=kernel)

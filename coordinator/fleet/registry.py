@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordinator.fleet.set_aside import Standing, after_lease
 from protos.errors import Conflict
 from protos.records import Device, DeviceState, DeviceStatus, Lease
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 SILENCE_S = 10.0
@@ -41,7 +45,10 @@ class Session:
 class Registry:
     """The sessions by id, and every device that was ever seen by this coordinator."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` says, in seconds, when a device that is set aside may be tried again."""
+        self._clock = clock
+        self._standings: dict[str, Standing] = {}
         self.sessions: dict[str, Session] = {}
         self._seen: dict[str, Device] = {}
         self._errors: dict[str, str] = {}
@@ -60,6 +67,7 @@ class Registry:
         self.sessions[session.session_id] = session
         self._seen[device.name] = device
         self._errors.pop(device.name, None)
+        self._standings.pop(device.name, None)
         self._notify()
         return session
 
@@ -73,6 +81,27 @@ class Registry:
     def note_error(self, device: str, error: str) -> None:
         """Show ``error`` with the device from now on."""
         self._errors[device] = error
+
+    def lease_ended(self, device: str, ratio: float, drifts: bool) -> None:
+        """Take into account what the canary of a lease said of its device."""
+        now = self._clock()
+        standing = after_lease(self._standing(device), ratio, drifts, now)
+        if standing.aside(now) and not self._standing(device).aside(now):
+            log.warning("device %s is set aside: %s", device, standing.reason(now))
+        self._standings[device] = standing
+
+    def _standing(self, device: str) -> Standing:
+        return self._standings.get(device, Standing())
+
+    def set_aside(self, device: str) -> str:
+        """Why this device gets no work now; empty if it does."""
+        return self._standing(device).reason(self._clock())
+
+    def none_left(self, kind: str) -> str:
+        """Why nothing is measured if all devices of this kind are set aside; empty otherwise."""
+        names = sorted(s.device.name for s in self.sessions.values() if s.device.kind == kind)
+        reasons = [f"{name} ({why})" for name in names if (why := self.set_aside(name))]
+        return ", ".join(reasons) if names and len(reasons) == len(names) else ""
 
     def devices_for(self, target_json: str) -> list[Device]:
         """The connected devices that have exactly this target, by name."""
@@ -100,6 +129,8 @@ class Registry:
             session = present.get(name)
             if session is None:
                 state = DeviceState.GONE
+            elif self.set_aside(name):
+                state = DeviceState.SET_ASIDE
             else:
                 state = DeviceState.BUSY if session.leases else DeviceState.IDLE
             statuses.append(
@@ -108,7 +139,12 @@ class Registry:
                     state,
                     device.kind,
                     measurements.get(name, 0),
-                    self._errors.get(name, ""),
+                    self._shown(name, state),
                 )
             )
         return statuses
+
+    def _shown(self, name: str, state: DeviceState) -> str:
+        """What people see of a device beside its state."""
+        aside = self.set_aside(name) if state is DeviceState.SET_ASIDE else ""
+        return aside or self._errors.get(name, "")
