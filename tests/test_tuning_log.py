@@ -152,6 +152,16 @@ def test_progress_and_result_come_back(log: TuningLog) -> None:
         log.save_job(dataclasses.replace(progressed, job_id="j-nothere"))
 
 
+def test_the_interval_of_a_result_comes_back_with_its_package(log: TuningLog) -> None:
+    job = log.add_job(spec(), "here:1", embedded=False)
+    sure = dataclasses.replace(
+        RESULT, package_sha256=sha256_hex(b"wheel"), tuned_low_ms=1.2, tuned_high_ms=1.3
+    )
+    log.save_job(dataclasses.replace(job, result=sure))
+    log.add_package("key", job.job_id, sure, b"wheel")
+    assert log.job(job.job_id).result == sure
+
+
 def test_what_is_not_finite_and_too_long_is_kept_within_bounds(log: TuningLog) -> None:
     job = log.add_job(spec(), "here:1", embedded=False)
     ranking = RankingQuality(math.nan, math.inf, 0.5, 1)

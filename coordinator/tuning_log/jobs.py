@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ from protos.records import (
 )
 
 from .database import insert
-from .schema import job_tasks, jobs, now, workloads
+from .schema import job_tasks, jobs, now, packages, workloads
 from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
 
 _UNFINISHED = tuple(state.name for state in JobState if not state.ended)
@@ -61,7 +62,23 @@ def get(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
     if row is None:
         raise _not_found(job_id)
-    return _job(row)
+    job = _job(row)
+    if job.result is None:
+        return job
+    low_ms, high_ms = _interval_ms(connection, job.result.package_sha256)
+    return replace(job, result=replace(job.result, tuned_low_ms=low_ms, tuned_high_ms=high_ms))
+
+
+def _interval_ms(
+    connection: sa.Connection, package_sha256: str
+) -> tuple[float | None, float | None]:
+    """The interval of the tuned model's latency, which is kept with its package."""
+    query = sa.select(packages.c.result_json).where(packages.c.sha256 == package_sha256).limit(1)
+    text = connection.execute(query).scalar_one_or_none()
+    if text is None:
+        return None, None
+    result = from_json(ModelResult, text)
+    return result.tuned_low_ms, result.tuned_high_ms
 
 
 def newest(connection: sa.Connection, limit: int) -> list[Job]:
