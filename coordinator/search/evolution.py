@@ -113,7 +113,8 @@ class Evolution:
 
     def _make(self, serial: Sequence[bool], draw: Callable[[bool], Any | None]) -> list[Program]:
         """Programs out of what ``draw`` gives, a trace or None, until there are enough."""
-        wanted, found = list(serial), []
+        wanted = list(serial)
+        found: list[Any] = []
         for _ in range(ATTEMPTS * len(wanted)):
             if len(found) == len(wanted):
                 break
