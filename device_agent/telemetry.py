@@ -15,6 +15,7 @@ import psutil
 from protos.records import Telemetry
 
 SYS = Path("/sys")
+CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 VCGENCMD_TIMEOUT_S = 1.0
 
 
@@ -27,7 +28,7 @@ def read_telemetry(cpus: Sequence[int], sys_root: Path = SYS) -> Telemetry:
         if cpus
         else None,
         load_1m=_load_1m(),
-        throttled=_throttled(),
+        throttled=_throttled() or _throttle_events(cpus, sys_root),
     )
 
 
@@ -46,8 +47,15 @@ def _number(path: Path) -> float | None:
 
 
 def _temperature_c(sys_root: Path) -> float | None:
-    """The hottest zone: a throttling governor looks at that one."""
+    """The hottest zone: a throttling governor looks at that one.
+
+    Without zones, as on many servers, the hottest sensor of a CPU.
+    """
     zones = sorted((sys_root / "class/thermal").glob("thermal_zone*/temp"))
+    if not zones:
+        chips = sorted((sys_root / "class/hwmon").glob("hwmon*"))
+        cpus = [chip for chip in chips if _text(chip / "name") in CPU_SENSORS]
+        zones = [sensor for chip in cpus for sensor in sorted(chip.glob("temp*_input"))]
     readings = [reading for zone in zones if (reading := _number(zone)) is not None]
     return max(readings) / 1e3 if readings else None
 
@@ -91,3 +99,13 @@ def _throttled() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip().removeprefix("throttled=") or None
+
+
+def _throttle_events(cpus: Sequence[int], sys_root: Path) -> str | None:
+    """How often an x86 says that it was throttled since it started: of all these CPUs, the most."""
+    counts = []
+    for cpu in cpus:
+        folder = sys_root / f"devices/system/cpu/cpu{cpu}/thermal_throttle"
+        readings = (_number(folder / f"{what}_throttle_count") for what in ("core", "package"))
+        counts += [reading for reading in readings if reading is not None]
+    return f"{max(counts):.0f} events" if counts else None

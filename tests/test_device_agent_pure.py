@@ -283,3 +283,19 @@ def test_telemetry_is_read_and_what_is_missing_is_none(tmp_path: Path) -> None:
     assert telemetry.governor == "ondemand"
     bare = read_telemetry([], tmp_path / "nothing")
     assert (bare.temperature_c, bare.governor) == (None, None)
+
+
+def test_an_x86_server_has_sensors_and_counts_instead(tmp_path: Path) -> None:
+    chip, disk = tmp_path / "class/hwmon/hwmon1", tmp_path / "class/hwmon/hwmon0"
+    events = tmp_path / "devices/system/cpu/cpu2/thermal_throttle"
+    for folder in (chip, disk, events):
+        folder.mkdir(parents=True)
+    (chip / "name").write_text("coretemp\n")
+    (chip / "temp1_input").write_text("61000\n")
+    (disk / "name").write_text("nvme\n")
+    (disk / "temp1_input").write_text("80000\n")
+    (events / "core_throttle_count").write_text("7\n")
+    (events / "package_throttle_count").write_text("9\n")
+    telemetry = read_telemetry([2], tmp_path)
+    assert telemetry.temperature_c == pytest.approx(61.0)
+    assert telemetry.throttled == "9 events"
