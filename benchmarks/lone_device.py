@@ -35,7 +35,7 @@ from protos.records import (
     Trial,
 )
 
-LEASES = 6
+LEASES = 12
 """How often a trial is leased before it stays without an answer."""
 
 LEASE_S = 600.0

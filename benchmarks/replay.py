@@ -3,10 +3,11 @@
 ``python -m benchmarks.replay [--quick]``
 
 ``replay_utilisation`` is the least of the devices' shares of time spent measuring: the sum of its
-measurements' ``busy_s`` over the span from its first to its last one. What comes before every
-device has reported its first measurement is warm-up and left out; so is what comes after a device's
-last one, because a job that ends gives the devices different numbers of trials;
-``replay_utilisation_with_end`` counts until the last measurement of all.
+measurements' ``busy_s`` over the span from the end of its first lease to the end of its last one.
+What comes before every device has ended its first lease is warm-up and left out; so is what comes
+after a device's last one, because a job that ends gives the devices different numbers of trials;
+``replay_utilisation_with_end`` counts until the last lease of all. Time that a device spends on its
+canary (10 ms each on a replay device) is not measuring.
 
 Real: the coordinator's event loop with the tuner's loop (``coordinator.tuner``: batches proposed
 ahead, the task scheduler), the experiments with their questions to the log, the dispatcher, leases,
@@ -30,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,27 +76,42 @@ TRIALS, QUICK_TRIALS = 1024, 256
 STARTED_WITHIN_S = 60.0
 
 _ROWS = """
-SELECT m.device, m.measured_at, m.busy_s FROM measurements m
+SELECT m.device, MAX(m.measured_at), SUM(m.busy_s), COUNT(*) FROM measurements m
 JOIN candidates c ON c.key = m.candidate_key
-WHERE m.device IS NOT NULL AND c.trace_json != ? ORDER BY m.measured_at
+WHERE m.device IS NOT NULL AND c.trace_json != ? GROUP BY m.device, m.lease_id ORDER BY 1, 2
 """
 
-Moments = Mapping[str, Sequence[tuple[float, float]]]
-"""By device: when each measurement was there, and how long the device was busy with it."""
+
+@dataclass(frozen=True)
+class Leased:
+    """One lease: when its last result was there, and how long the device measured for it.
+
+    A device may hold results back until it knows that they can be trusted, so the single
+    measurement's moment says little.
+    """
+
+    ended_at: float
+    busy_s: float
+    trials: int
+
+
+Moments = Mapping[str, Sequence[Leased]]
+"""Every device's leases, in order."""
 
 
 def utilisations(moments: Moments, ending: float | None = None) -> dict[str, float]:
     """Share of the time that each device measured, after all had begun; 0 for one that did little.
 
-    A device's first measurement after that moment only begins its span, which goes to its last one
-    or to ``ending``.
+    The first lease that a device ends after that moment only begins its span, which goes to the end
+    of its last one or to ``ending``.
     """
-    warm = max(min(at for at, _ in ofs) for ofs in moments.values())
+    warm = max(leases[0].ended_at for leases in moments.values())
     found = {}
-    for device, ofs in moments.items():
-        counted = sorted(pair for pair in ofs if pair[0] >= warm)
-        span_s = (ending or counted[-1][0]) - counted[0][0] if counted else 0.0
-        found[device] = sum(busy for _, busy in counted[1:]) / span_s if span_s > 0 else 0.0
+    for device, leases in moments.items():
+        counted = [lease for lease in leases if lease.ended_at >= warm]
+        span_s = (ending or counted[-1].ended_at) - counted[0].ended_at if counted else 0.0
+        busy_s = sum(lease.busy_s for lease in counted[1:])
+        found[device] = busy_s / span_s if span_s > 0 else 0.0
     return found
 
 
@@ -106,8 +123,8 @@ def read_moments(log: Path) -> Moments:
     finally:
         connection.close()
     return {
-        device: [(at, busy) for _, at, busy in group]
-        for device, group in itertools.groupby(sorted(rows), key=lambda row: row[0])
+        device: [Leased(*row[1:]) for row in group]
+        for device, group in itertools.groupby(rows, key=lambda row: row[0])
     }
 
 
@@ -149,6 +166,10 @@ class PrebuiltArtifacts(Builders):
             data += candidate.trace_json.encode()
         status = MeasurementStatus.OK
         return BuildOutcome(Artifact.of(data), status, "", 0.0, self._untuned.args)
+
+    async def run(self, function: Any, *args: Any) -> Any:
+        """What else needs the compiler, in a thread of this process."""
+        return await asyncio.to_thread(function, *args)
 
 
 class NoLearning(Learning):
@@ -244,11 +265,13 @@ def measure(trials: int) -> Moments:
 
 def figures(moments: Moments) -> dict[str, float]:
     """What ``python -m benchmarks.throughput`` shows of it, too."""
-    ofs = [at for device in moments.values() for at, _ in device]
+    leases = [lease for device in moments.values() for lease in device]
+    first, last = (f(lease.ended_at for lease in leases) for f in (min, max))
+    later = sum(lease.trials for lease in leases if lease.ended_at > first)
     return {
         "replay_utilisation": min(utilisations(moments).values()),
-        "replay_utilisation_with_end": min(utilisations(moments, max(ofs)).values()),
-        "replay_trials_per_s": (len(ofs) - 1) / (max(ofs) - min(ofs)),
+        "replay_utilisation_with_end": min(utilisations(moments, last).values()),
+        "replay_trials_per_s": later / (last - first),
     }
 
 
@@ -263,8 +286,14 @@ def main() -> None:
     progress(f"{trials} trials on {DEVICES} replay devices")
     moments = measure(trials)
     shares = utilisations(moments)
-    rows = [(name, len(moments[name]), f"{100 * share:.1f} %") for name, share in shares.items()]
-    print(table(("device", "trials", "measuring"), rows))
+    rows = [
+        (
+            *(name, len(moments[name]), sum(lease.trials for lease in moments[name])),
+            f"{100 * share:.1f} %",
+        )
+        for name, share in shares.items()
+    ]
+    print(table(("device", "leases", "trials", "measuring"), rows))
     print(last_line("replay", figures(moments)))
 
 

@@ -73,7 +73,9 @@ def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSe
         try_out(evolution.mutate([program for *_, program in fastest], threads))
     close = sorted(found.values(), key=lambda item: item[0])[:CLOSE]
     if len(close) < 2:
-        raise RuntimeError(f"{task.name}, seed {seed}: fewer than two candidates run")
+        raise RuntimeError(
+            f"{task.name}, seed {seed}: too few could be timed; is the machine quiet?"
+        )
     latencies, kernels, traces, _ = zip(*close, strict=True)
     return CloseSet(task, seed, reference, kernels, traces, latencies)
 

@@ -69,6 +69,14 @@ def test_a_measurement_takes_its_time_and_gives_the_repeats() -> None:
     assert outcome.busy_s >= 0.05
 
 
+def test_a_canary_is_short_and_always_the_same() -> None:
+    runner = ReplayRunner(3600.0)
+    canary = replace(WORK, args=ARGS[:1])
+    outcomes = [runner.measure(canary, b"canary") for _ in range(2)]
+    assert outcomes[0].repeats_s == outcomes[1].repeats_s
+    assert all(outcome.busy_s < 60 for outcome in outcomes)
+
+
 def test_closing_ends_the_measurement_under_way() -> None:
     runner = ReplayRunner(3600.0)
     threading.Timer(0.05, runner.close).start()

@@ -22,6 +22,9 @@ from protos.records import Device, KernelWork, MeasurementStatus, sha256_hex
 MAX_THREADS = 4096
 """More than any target asks for: threads that are not started need no CPUs."""
 
+CANARY_S = 0.01
+"""What a kernel without inputs takes, as the canary is one; its latency is always the same."""
+
 FASTEST, SLOWEST = 0.5, 1.5
 """Reported latencies are between these, over the time that a measurement takes."""
 
@@ -71,9 +74,11 @@ class ReplayRunner:
     def measure(self, work: KernelWork, artifact: bytes) -> Outcome:
         """Sleep, and answer with as many equal repeats as the evaluator wants at least."""
         started = time.monotonic()
-        if self._closed.wait(self._measurement_s):
+        inputs = len(work.args) - work.num_outputs
+        takes_s = self._measurement_s if inputs else min(self._measurement_s, CANARY_S)
+        if self._closed.wait(takes_s):
             raise LeaseFailedError("the agent is shutting down")
-        latency_s = replayed_latency_s(artifact, self._measurement_s)
+        latency_s = replayed_latency_s(artifact, takes_s)
         return Outcome(
             MeasurementStatus.OK,
             repeats_s=(latency_s,) * max(work.evaluator.repeat, 1),
