@@ -30,7 +30,7 @@ MAX_UNROLL_STEPS = 64
 """How far MetaSchedule's loops may be unrolled. It would try 512, too: such a program may take half
 a minute to compile, and where it is worth it a register tile is as good."""
 
-TILES_SHARE = 0.9
+TILES_SHARE = 0.95
 """Of the programs that are drawn at random, those with a register tile, where the workload has any:
 they are faster to build, and more of them are good."""
 

@@ -96,11 +96,13 @@ def tiles(loops: Loops) -> list[Tile]:
     """Those that fit into the registers, with a weight each: full vectors, many of them."""
     found = []
     for lanes in divisors(loops.spatial[-1]):
-        if not MIN_LANES <= lanes <= 2 * loops.width:
+        uneven = lanes > loops.width and lanes % loops.width  # LLVM makes a mess of these
+        if uneven or not MIN_LANES <= lanes <= 2 * loops.width:
             continue
         native = loops.vectors(lanes)
         # Half a vector is as fast as a whole one where the units are half as wide.
-        whole = math.ceil(lanes / loops.width) * min(loops.width, 1 << (lanes - 1).bit_length())
+        vector = max(loops.width // 2, 1 << (min(lanes, loops.width) - 1).bit_length())
+        filled = lanes / (math.ceil(lanes / loops.width) * vector)
         most = loops.accumulators // native
         choices: list[tuple[tuple[int, ...], int]] = [((), 1)]
         for extent in (*loops.spatial[:-1], loops.spatial[-1] // lanes):
@@ -111,7 +113,7 @@ def tiles(loops: Loops) -> list[Tile]:
                 if product * factor <= most
             ]
         found += [
-            Tile(factors, lanes, product * native, (lanes / whole) ** 2 * product * native)
+            Tile(factors, lanes, product * native, filled**2 * product * native)
             for factors, product in choices
         ]
     return found
