@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from coordinator.canary import build_canary
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.search.proposer import Proposal
@@ -37,6 +38,8 @@ EVALUATOR = EvaluatorConfig(
     max_timing_ms=40,
     contender_ratio=1.05,
     precision=0.02,
+    canary_every=16,
+    canary_drift=0.15,
 )
 """How a candidate is timed. Six samples are the fewest whose median has a 95 % interval."""
 
@@ -65,6 +68,7 @@ class Experiments:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._canary: asyncio.Task[Artifact] | None = None
 
     async def baseline(self, run: TaskRun) -> Measurement:
         """Measure the task's untuned program."""
@@ -161,6 +165,7 @@ class Experiments:
             evaluator or lab.evaluator,
             (),
             run.best_us or 0.0,
+            await self._watcher(),
         )
         with lab.clock.stage("measure"):
             measurements = await lab.fleet.measure(lab.job_id, lab.device.kind, work, trials)
@@ -168,6 +173,16 @@ class Experiments:
             if measurement.circumstances is not None:
                 lab.clock.add("device busy", measurement.circumstances.busy_s)
         return measurements
+
+    async def _watcher(self) -> Artifact | None:
+        """The job's canary, built once; None if the policy asks for none."""
+        lab = self._lab
+        if not lab.evaluator.canary_every:
+            return None
+        if self._canary is None or self._canary.cancelled():
+            build = build_canary(lab.builders, lab.device.target_json)
+            self._canary = asyncio.create_task(build)
+        return await self._canary
 
     async def _keep(self, proposal: Proposal, measurement: Measurement) -> Measurement:
         lab = self._lab

@@ -37,6 +37,11 @@ KEPT_LIMIT_S = 30.0
 """A time limit shorter than this still has its untuned operators timed to the end."""
 
 
+def stage_line(stage: str, aside: str) -> str:
+    """What people see of a stage; ``aside`` says which devices are set aside, if all are."""
+    return f"{stage}; it waits for a device that is set aside: {aside}" if aside else stage
+
+
 class JobRunner:
     """Runs one job; ``job`` is its newest state, ``changed`` is told of every new one."""
 
@@ -57,6 +62,7 @@ class JobRunner:
         self._started = 0.0
         self._tuner: Tuner | None = None
         self._budget: Budget | None = None
+        self._stage = ""
 
     async def run(self) -> Job:
         """To the end; raises a FarmError if it can't be done."""
@@ -70,11 +76,17 @@ class JobRunner:
             trainer.start()
             imported = await self._import(model)
             device = await self._device()
-            await self._tune(imported, device, search, trainer)
+            watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
+            try:
+                await self._tune(imported, device, search, trainer)
+                search.stop()
+                trainer.stop()
+                result = await self._finish(model, imported, device)
+            finally:
+                watch.cancel()
         finally:
             search.stop()
             trainer.stop()
-        result = await self._finish(model, imported, device)
         stage_s = self._clock.seconds()
         log.info("job %s: seconds per stage: %s", self.job.job_id, stage_s)
         await self._set(
@@ -222,8 +234,18 @@ class JobRunner:
             except LogUnavailable as error:
                 log.warning("job %s: its progress is not saved: %s", self.job.job_id, error)
 
+    async def _say_what_it_waits_for(self, kind: str) -> None:
+        """Once a second: a job that waits for devices that are set aside says so in its stage."""
+        while True:
+            await asyncio.sleep(1.0)
+            stage = stage_line(self._stage, self._fleet.registry.none_left(kind))
+            if stage != self.job.stage:
+                self.job = replace(self.job, stage=stage)
+                self._changed(self.job)
+
     async def _set(self, **changes: object) -> None:
         self._progress()
+        self._stage = str(changes.get("stage", self._stage))
         self.job = replace(self.job, **changes)  # type: ignore[arg-type]
         self._changed(self.job)
         await asyncio.to_thread(self._log.save_job, self.job)

@@ -14,7 +14,7 @@ from coordinator.training.trainer import Trainer
 from cost_model import ranking
 from cost_model.features import Features
 from cost_model.model import Sample
-from protos.records import Measurement, MeasurementStatus, RankingQuality
+from protos.records import Measurement, RankingQuality
 
 RETRAIN_EVERY = 32
 """New measurements that make a retraining worth its time."""
@@ -61,7 +61,7 @@ class Learning:
     ) -> None:
         """Learn from a measured batch; starts a retraining when enough has come together."""
         for proposal, measurement in zip(proposals, measurements, strict=True):
-            if measurement.status is not MeasurementStatus.DEVICE_LOST:
+            if measurement.status.teaches:
                 sample = Sample(run.task.workload_key, proposal.features, measurement.latency_us)
                 self._samples.append(sample)
         await self._judge(run, proposals, measurements)

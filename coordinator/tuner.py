@@ -198,7 +198,8 @@ class Tuner:
         self._count(ok, len(measurements) - ok)
         if run.best_us is not None:
             run.best_after.append(run.best_us)
-        await self._search.observe(run.task.workload_key, outcomes)
+        telling = [o for o, m in zip(outcomes, measurements, strict=True) if m.status.teaches]
+        await self._search.observe(run.task.workload_key, telling)
         await self._learning.learn(run, proposals, measurements)
 
     def _count(self, ok: int, failed: int, from_log: int = 0) -> None:

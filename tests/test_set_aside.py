@@ -15,6 +15,7 @@ from coordinator.fleet.set_aside import (
     Standing,
     after_lease,
 )
+from coordinator.job_runner import stage_line
 from protos.records import (
     Artifact,
     Candidate,
@@ -54,8 +55,8 @@ def test_three_leases_in_a_row_set_a_device_aside_and_it_is_tried_again() -> Non
     assert not after(1.31, 1.28, 1.0, 1.35).aside(0.0), "not in a row"
     aside = after(1.31, 1.28, 1.35)
     assert aside.aside(0.0)
-    assert aside.reason(10.0) == (
-        "canary drifts: 1.31, 1.28, 1.35 of its reference; tried again in 50 s"
+    assert aside.reason(1.0) == (
+        "canary drifts: 1.31, 1.28, 1.35 of its reference; tried again in 4 s"
     )
     assert not aside.aside(FIRST_PAUSE_S)
     assert aside.reason(FIRST_PAUSE_S) == ""
@@ -63,11 +64,11 @@ def test_three_leases_in_a_row_set_a_device_aside_and_it_is_tried_again() -> Non
 
 def test_pauses_double_until_a_lease_is_good() -> None:
     standing, now, pauses = after(*[1.3] * LEASES_IN_A_ROW), 0.0, []
-    for _ in range(6):
+    for _ in range(9):
         pauses.append(standing.until - now)
         now = standing.until
         standing = after(1.3, now=now, standing=standing)
-    assert pauses == [60.0, 120.0, 240.0, 480.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
     assert after(1.0, now=now, standing=standing) == Standing()
 
 
@@ -77,7 +78,7 @@ def test_a_lease_that_it_held_already_makes_the_pause_no_longer() -> None:
 
 
 def test_a_canary_that_failed_is_told_apart() -> None:
-    assert after(*[math.inf] * 3).reason(0.0) == "canary failed; tried again in 60 s"
+    assert after(*[math.inf] * 3).reason(0.0) == "canary failed; tried again in 5 s"
     assert "canary drifts: 1.30, 1.30" in after(math.inf, 1.3, 1.3).reason(0.0)
 
 
@@ -103,6 +104,9 @@ def test_a_device_set_aside_is_shown_with_its_reason() -> None:
         assert status.state is DeviceState.SET_ASIDE
         assert "1.31, 1.28, 1.35 of its reference" in status.last_error
         assert registry.none_left(device.kind).startswith("board (canary drifts")
+        waits = stage_line("tuning", registry.none_left(device.kind))
+        assert waits.startswith("tuning; it waits for a device that is set aside: board (canary")
+        assert stage_line("tuning", "") == "tuning"
         assert registry.none_left("another kind") == ""
         registry.join(FakeAgent.describe("other"))
         assert registry.none_left(device.kind) == "", "the other one works"

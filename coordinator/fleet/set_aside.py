@@ -8,7 +8,9 @@ from dataclasses import dataclass
 LEASES_IN_A_ROW = 3
 """Leases whose canary was off before a device is set aside."""
 
-FIRST_PAUSE_S = 60.0
+FIRST_PAUSE_S = 5.0
+"""Short, because most of what disturbs a shared machine is; each further pause is twice as long."""
+
 LONGEST_PAUSE_S = 600.0
 
 
