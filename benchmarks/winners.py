@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.lone_device import LoneDevice, untuned
+from benchmarks.lone_device import PATIENT_LEASES, LoneDevice, untuned
 from benchmarks.timing import Contender
 from coordinator.finals import final_evaluator
 from coordinator.search.evolution import Evolution, Program
@@ -60,7 +60,8 @@ def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSe
         built = [(p, _built(task, trace_to_json(p.trace), target)) for p in programs]
         new = [(p, k) for p, k in built if k is not None and k.name not in found]
         best_us = min((us for us, *_ in found.values()), default=0.0)
-        measured = device.measure(task, reference, [kernel for _, kernel in new], best_us)
+        kernels = [kernel for _, kernel in new]
+        measured = device.measure(task, reference, kernels, best_us, leases=PATIENT_LEASES)
         for (program, kernel), measurement in zip(new, measured, strict=True):
             if measurement is not None and measurement.latency_us is not None:
                 trace = trace_to_json(program.trace)
@@ -76,8 +77,8 @@ def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSe
         raise RuntimeError(
             f"{task.name}, seed {seed}: too few could be timed; is the machine quiet?"
         )
-    latencies, kernels, traces, _ = zip(*close, strict=True)
-    return CloseSet(task, seed, reference, kernels, traces, latencies)
+    latencies, fastest_kernels, traces, _ = zip(*close, strict=True)
+    return CloseSet(task, seed, reference, fastest_kernels, traces, latencies)
 
 
 def _built(task: Task, trace: str, target: str) -> Contender | None:
