@@ -88,12 +88,12 @@ def rows(log: Path, query: str) -> list[Any]:
 
 
 def trials(log: Path) -> list[tuple[str, str]]:
-    """Lease and candidate of every measurement of the search, the untuned programs left out."""
+    """Lease and candidate of every measurement of the search that counts, the untuned left out."""
     return rows(
         log,
         "SELECT m.lease_id, m.candidate_key FROM measurements m "
         "JOIN candidates c ON c.key = m.candidate_key "
-        f"WHERE c.trace_json != '' AND NOT {IS_FINAL}",
+        f"WHERE c.trace_json != '' AND m.status != 'SUSPECT' AND NOT {IS_FINAL}",
     )
 
 
