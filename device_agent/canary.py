@@ -2,7 +2,8 @@
 
 The reference is the median of the first REFERENCE_RUNS runs in which the agent's canary agreed with
 itself. A canary that is slower than it says that the device is slowed down or shared just now. One
-that is faster, several times in a row, says that it was so when the reference was taken: then the
+that is faster, several times in a row, says that it was so when the reference was taken, and one
+that is slower by the same factor for long, that this is how fast the device is by now: then the
 reference is taken anew.
 """
 
@@ -16,6 +17,10 @@ from dataclasses import dataclass, replace
 from protos.records import EvaluatorConfig, Measurement, MeasurementStatus
 
 REFERENCE_RUNS = 3
+SETTLED_RUNS = 12
+"""Slower runs in a row that agree with each other: the device has settled, at another speed. With
+the pauses between them, and its leases given back meanwhile, that is a quarter of a minute."""
+
 TRIES = 3
 """How often a canary that is off is run before a lease is given back."""
 
@@ -30,11 +35,11 @@ IN_DOUBT = (MeasurementStatus.OK, MeasurementStatus.TIMED_OUT)
 class Reference:
     """What the canary takes on this device: ``runs_s``, REFERENCE_RUNS of them once it is known.
 
-    ``faster_s`` are the latest runs in a row that were faster than it.
+    ``off_s`` are the latest runs in a row that were off it and agree with each other.
     """
 
     runs_s: tuple[float, ...] = ()
-    faster_s: tuple[float, ...] = ()
+    off_s: tuple[float, ...] = ()
 
     @property
     def known(self) -> bool:
@@ -51,23 +56,21 @@ class Reference:
 def noted(reference: Reference, latest_s: float, config: EvaluatorConfig) -> Reference:
     """The reference after another run; a failed one takes infinitely long."""
     if not math.isfinite(latest_s):
-        return replace(reference, faster_s=())
-    off = config.drifts(reference.ratio(latest_s))
-    faster = off and reference.ratio(latest_s) < 1
+        return replace(reference, off_s=())
+    ratio = reference.ratio(latest_s)
+    off = config.drifts(ratio)
     if not reference.known:
-        if faster:
+        if off and ratio < 1:
             return Reference((latest_s,))  # what came before was disturbed
         return reference if off else Reference((*reference.runs_s, latest_s))
-    if not faster:
-        return replace(reference, faster_s=())
-    faster_s = (*reference.faster_s, latest_s)
-    if config.drifts(max(faster_s) / min(faster_s)):
-        faster_s = (latest_s,)
-    return (
-        Reference(faster_s)
-        if len(faster_s) >= REFERENCE_RUNS
-        else replace(reference, faster_s=faster_s)
-    )
+    if not off:
+        return replace(reference, off_s=())
+    off_s = (*reference.off_s, latest_s)
+    if config.drifts(max(off_s) / min(off_s)):
+        off_s = (latest_s,)
+    if len(off_s) >= (REFERENCE_RUNS if ratio < 1 else SETTLED_RUNS):
+        return Reference(off_s[-REFERENCE_RUNS:])
+    return replace(reference, off_s=off_s)
 
 
 class Step(enum.Enum):

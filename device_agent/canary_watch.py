@@ -80,7 +80,13 @@ class CanaryWatch:
         if error:
             log.warning("the canary failed: %s", error)
         self.error = error
-        known = canary.noted(self.reference(artifact), latest_s, config)
+        before = self.reference(artifact)
+        known = canary.noted(before, latest_s, config)
+        if before.known and known.runs_s != before.runs_s:
+            log.warning(
+                "the canary has settled at %.2f times what it took, which is its reference now",
+                before.ratio(latest_s),
+            )
         self._references.pop(artifact.sha256, None)
         self._references[artifact.sha256] = known
         while len(self._references) > MAX_REFERENCES:

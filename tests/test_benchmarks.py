@@ -182,7 +182,8 @@ def _pair(operator: Operator, farm_s: float) -> Pair:
         stage_s={"SendToBuilder": 40.0},
     )
     trials = tuple(
-        FarmTrial(farm_s / 4 * (i + 1), 250.0 - 20 * i, "trace", True, 1.0, 0.5) for i in range(4)
+        FarmTrial(farm_s / 4 * (i + 1), 250.0 - 20 * i, "trace", busy_s=1.0, kernel_s=0.5)
+        for i in range(4)
     )
     farm = FarmRun(trials, "", 10.0, 5.0, farm_s, farm_s + 20.0, {"train": 1.0, "build": 4.0})
     return Pair(operator, 0, stock, farm)
