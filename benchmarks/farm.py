@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.operators import Operator
 from benchmarks.process import run_quietly
-from protos.records import UNTUNED_TRACE
+from protos.records import UNTUNED_TRACE, MeasurementStatus
 
 _TRIALS = """
 SELECT m.measured_at, m.status, m.latency_us, m.lease_id, m.busy_s, m.load_s, m.check_s, m.time_s,
@@ -36,7 +36,7 @@ ORDER BY w.flops * t.weight DESC LIMIT 1
 
 @dataclass(frozen=True)
 class FarmTrial:
-    """One candidate's first measurement; ``at_s`` counts from the first proposal.
+    """One candidate's first measurement that was not suspect; ``at_s`` is from the first proposal.
 
     ``timed`` is False where no device was involved: it did not build, or it built to bytes that
     were measured before. ``busy_s`` is the device's whole time for it, of which ``load_s``,
@@ -129,7 +129,9 @@ def read_run(log: Path, began: float, whole_s: float, stage_s: Mapping[str, floa
     finally:
         connection.close()
     first: dict[str, sqlite3.Row] = {}
-    for row in rows:  # later ones are repetitions
+    for row in rows:  # later ones are repetitions; a suspect one has a repetition that counts
+        if row["status"] == MeasurementStatus.SUSPECT.name:
+            continue
         first.setdefault(row["candidate_key"], row)
     tried = [row for row in first.values() if row["trace_json"] != UNTUNED_TRACE]
     untuned = [row["measured_at"] for row in first.values() if row["trace_json"] == UNTUNED_TRACE]
