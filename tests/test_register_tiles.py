@@ -18,12 +18,11 @@ from coordinator.search.register_tiles import (
     MAX_UNROLLED,
     Factors,
     Loops,
-    RegisterTiling,
     TileSpace,
     divisors,
-    register_tiling,
     tiles,
 )
+from coordinator.search.tile_sketches import RegisterTiling, register_tiling
 from device_agent.build import register_intrinsics
 from tests.kernels import matmul, target_json
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.search.register_tiles import register_tiling
+from coordinator.search.tile_sketches import register_tiling
 from cost_model.features import Features, candidate_features
 
 _PARALLEL = "meta_schedule.parallel"
