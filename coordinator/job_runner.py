@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SEARCH_ACTORS = 1
-"""Processes that search; MetaSchedule's own threads use the machine's other cores."""
-
+"""Processes that search. One proposes faster than two cores can build."""
 
 KEPT_LIMIT_S = 30.0
 """A time limit shorter than this still has its untuned operators timed to the end."""
@@ -79,8 +78,6 @@ class JobRunner:
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:
                 await self._tune(imported, device, search, trainer)
-                search.stop()
-                trainer.stop()
                 result = await self._finish(model, imported, device)
             finally:
                 watch.cancel()

@@ -89,7 +89,7 @@ class Learning:
         pairs = [
             (proposal.score, measurement.latency_us or float("inf"))
             for proposal, measurement in zip(proposals, measurements, strict=True)
-            if proposal.score is not None
+            if proposal.score is not None and measurement.status.teaches
         ]
         if len(pairs) < 2:
             return

@@ -20,7 +20,15 @@ from coordinator.search.proposer import Outcome, Proposal
 from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
 from protos.errors import JobFailed
-from protos.records import UNTUNED_TRACE, Candidate, Measurement, RankingQuality, Task, TrialCounts
+from protos.records import (
+    UNTUNED_TRACE,
+    Candidate,
+    Measurement,
+    MeasurementStatus,
+    RankingQuality,
+    Task,
+    TrialCounts,
+)
 
 log = logging.getLogger(__name__)
 
@@ -188,17 +196,19 @@ class Tuner:
     async def _take_in(
         self, run: TaskRun, proposals: Sequence[Proposal], measurements: Sequence[Measurement]
     ) -> None:
-        outcomes = [
-            Outcome(proposal.candidate, measurement.latency_us)
+        known = [
+            (Outcome(proposal.candidate, measurement.latency_us), measurement)
             for proposal, measurement in zip(proposals, measurements, strict=True)
+            # No trial: the log does not count it either, so a second run would have one to make.
+            if measurement.status is not MeasurementStatus.SUSPECT
         ]
-        for outcome in outcomes:
+        for outcome, _ in known:
             run.note(outcome)
-        ok = sum(measurement.ok for measurement in measurements)
-        self._count(ok, len(measurements) - ok)
+        ok = sum(measurement.ok for _, measurement in known)
+        self._count(ok, len(known) - ok)
         if run.best_us is not None:
             run.best_after.append(run.best_us)
-        telling = [o for o, m in zip(outcomes, measurements, strict=True) if m.status.teaches]
+        telling = [outcome for outcome, measurement in known if measurement.status.teaches]
         await self._search.observe(run.task.workload_key, telling)
         await self._learning.learn(run, proposals, measurements)
 
