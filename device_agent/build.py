@@ -27,10 +27,12 @@ log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 600
 
-LLVM_OPTIONS = ("-vectorize-slp=0",)
-"""A schedule says what becomes a vector. LLVM's search for more of them in straight-line code takes
-up to half of a build, makes depthwise convolutions slower and untuned programs no faster
-(docs/performance.md). Level 2 would build faster still, but untuned programs are slower with it."""
+LLVM_OPTIONS = {"": ("-vectorize-slp=0",), "x86": ("-vectorize-slp=0", "-disable-lsr")}
+"""For a family of CPUs; "" is any other. What takes long in a build and makes neither tuned nor
+untuned programs faster (docs/performance.md). A schedule says what becomes a vector; LLVM's search
+for more of them in straight-line code takes up to half of a build and makes depthwise convolutions
+slower. Strength reduction of addresses is another tenth; x86 has modes for them, and on ARM nobody
+has measured it. Level 2 would build faster still, but untuned programs are slower with it."""
 
 INTRINSICS = {"x86": ("x86",), "arm": ("arm_cpu",)}
 """Sub-modules of tvm.s_tir.tensor_intrin that a family of CPUs needs; others need none."""
@@ -69,12 +71,17 @@ def parse_target(target_json: str) -> Any:
     return target
 
 
+def llvm_options(target_json: str) -> tuple[str, ...]:
+    """What LLVM is told for every kernel of this target."""
+    return LLVM_OPTIONS.get(cpu_family(target_json), LLVM_OPTIONS[""])
+
+
 def code_target(target_json: str) -> Any:
     """The target as code is generated for it, of candidates and of whole models alike."""
     import tvm
 
     described = json.loads(target_json)
-    options = [*described.get("cl-opt", []), *LLVM_OPTIONS]
+    options = [*described.get("cl-opt", []), *llvm_options(target_json)]
     return tvm.target.Target({**described, "cl-opt": options})
 
 
@@ -187,7 +194,6 @@ def tool_versions() -> dict[str, str]:
         "tvm": str(tvm.__version__),
         "tvm-ffi": importlib.metadata.version("apache-tvm-ffi"),
         "llvm": str(llvm_version_major()),
-        "llvm-options": " ".join(LLVM_OPTIONS),
     }
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 import threading
+import time
 from collections.abc import Callable
 
 from device_agent import canary
@@ -28,6 +29,9 @@ CANARY_EVALUATOR = EvaluatorConfig(number=4, repeat=3, min_repeat_ms=0, timeout_
 
 MAX_REFERENCES = 16
 
+FRESH_S = 2.0
+"""How long a good canary stands for the device before the next measurement."""
+
 
 class CanaryWatch:
     """What one device's canaries have said since its agent started. Used by one thread.
@@ -43,17 +47,17 @@ class CanaryWatch:
         self._turn = turn
         self._closed = closed
         self._references: dict[str, Reference] = {}
-        self._good_in: int | None = None
+        self._good_at = -math.inf
         self.error = ""
 
     @property
     def fresh(self) -> bool:
-        """Whether the last canary was good and nobody has had the host since."""
-        return self._good_in is not None and self._good_in == self._turn.number
+        """Whether a canary was good a moment ago and nothing has been measured since."""
+        return time.monotonic() - self._good_at < FRESH_S
 
     def spent(self) -> None:
         """Something was measured: the next measurement needs another canary."""
-        self._good_in = None
+        self._good_at = -math.inf
 
     def rest(self) -> None:
         """Let the builders have the host before we wait for anything."""
@@ -66,7 +70,7 @@ class CanaryWatch:
     def look(self, artifact: Artifact, data: bytes, config: EvaluatorConfig) -> float | None:
         """Run it; its time over the reference, infinite if it failed, None if we are closing."""
         work = KernelWork("the canary", CANARY_ARGS, 1, 0, artifact, CANARY_EVALUATOR, ())
-        self._good_in = None
+        self._good_at = -math.inf
         latest_s = math.inf
         try:
             outcome = self._run(work, data)
@@ -93,7 +97,7 @@ class CanaryWatch:
             del self._references[next(iter(self._references))]
         ratio = known.ratio(latest_s)
         if not config.drifts(ratio):
-            self._good_in = self._turn.number
+            self._good_at = time.monotonic()
         return ratio
 
 

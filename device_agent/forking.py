@@ -1,4 +1,4 @@
-"""One contained child per measurement: limits, one answer, a time-out, nothing left behind."""
+"""One contained child per candidate: limits, an answer a question, time-outs, nothing left."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from device_agent import containment
 
-ANSWER_DESCRIPTOR = 3
+ANSWERS, QUESTIONS = 3, 4
+"""Descriptors of the child."""
+
 MAX_ANSWER_BYTES = 1 << 20
 QUOTED_CHARACTERS = 140
 """Of the beginning and of the end: a dump names the fault first, a traceback last."""
@@ -33,9 +35,10 @@ class HangUpError(Exception):
 
 @dataclass(frozen=True)
 class ChildOutcome:
-    """How a child ended: its answer as it came, and what it wrote to stdout and stderr.
+    """What a child answered, as it came, and how it ended if it did.
 
-    ``babbled``: it was killed because it answered without end.
+    ``words`` are what it wrote to stdout and stderr. ``babbled``: it was killed because it answered
+    without end.
     """
 
     answer: bytes
@@ -44,11 +47,14 @@ class ChildOutcome:
     exit_code: int
     signal_number: int
     words: str
+    alive: bool = False
 
     @property
     def how(self) -> str:
         """The end in words; quotes what the child wrote last."""
-        if self.signal_number:
+        if self.alive:
+            text = "waited for more"
+        elif self.signal_number:
             text = f"was killed by {signal_name(self.signal_number)}"
         else:
             text = f"exited with code {self.exit_code}"
@@ -63,55 +69,86 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def run_child(
-    body: Callable[[], Mapping[str, Any]],
-    timeout_s: float,
-    threads: int,
-    scratch: Path,
-    hang_up: int,
-    started: Callable[[int], None],
-) -> ChildOutcome:
-    """Fork, run ``body`` in the child, and collect what it returns (as one line of JSON).
+class Child:
+    """A contained process that answers questions: one line of JSON for each.
 
-    The child's working directory is a new one under ``scratch``, removed afterwards.
-
-    ``started`` is told the child's pid, which is also its process group. When the peer closes the
-    pipe ``hang_up``, the child is killed and HangUpError raised. The calling process must have one
-    thread and no other children.
+    It is stopped while it is not asked, its threads too, so that several can wait while one is
+    timed. The calling process must have one thread and no other children than these. ``children``
+    are those of them that live; it adds and removes itself.
     """
-    deadline = time.monotonic() + timeout_s
-    directory = tempfile.mkdtemp(dir=scratch)
-    words = os.memfd_create("words")
-    reader, writer = os.pipe()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _be_the_child(body, parent, directory, words, writer, timeout_s * threads)
-    try:
-        os.close(writer)
-        started(pid)
-        answer, timed_out = _collect(pid, reader, deadline, hang_up)
-        containment.kill_group(pid)
-        _pid, status = os.waitpid(pid, 0)
+
+    def __init__(
+        self,
+        answer: Callable[[dict[str, Any]], Mapping[str, Any]],
+        cpu_s: float,
+        scratch: Path,
+        children: set[int],
+    ) -> None:
+        """Fork; ``answer`` is called in the child, which may use ``cpu_s`` seconds of CPU.
+
+        Its working directory is a new one under ``scratch``, removed at the end.
+        """
+        self._children = children
+        self._quoted = ""
+        self._directory = tempfile.mkdtemp(dir=scratch)
+        self._words = os.memfd_create("words")
+        self._reader, answers = os.pipe()
+        questions, self._writer = os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_the_child(answer, parent, self._directory, self._words, (questions, answers), cpu_s)
+        os.close(questions)
+        os.close(answers)
+        os.set_blocking(self._reader, False)
+        children.add(self.pid)
+
+    def ask(self, question: Mapping[str, Any], timeout_s: float, hang_up: int) -> ChildOutcome:
+        """What it answers; whatever is no single line in time is its end.
+
+        When the peer closes the pipe ``hang_up``, HangUpError is raised.
+        """
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: that is found out below
+            os.write(self._writer, json.dumps(dict(question)).encode() + b"\n")
+        answer, ending = _collect(self.pid, self._reader, deadline, hang_up)
+        if ending is None:
+            os.killpg(self.pid, signal.SIGSTOP)
+            return ChildOutcome(answer, False, False, 0, 0, "", alive=True)
+        status = self.end()
         return ChildOutcome(
             answer,
-            timed_out,
-            len(answer) > MAX_ANSWER_BYTES,
+            ending == "timed out",
+            ending == "babbled",
             os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
             os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-            quote(words),
+            self._quoted,
         )
-    finally:
-        containment.kill_group(pid)
-        containment.kill_strays()
-        os.close(reader)
-        os.close(words)
-        shutil.rmtree(directory, ignore_errors=True)
+
+    def end(self) -> int:
+        """Kill it and all that it left behind; its exit status. May be called again."""
+        if self.pid not in self._children:
+            return 0
+        try:
+            containment.kill_group(self.pid)
+            _pid, status = os.waitpid(self.pid, 0)
+            self._quoted = quote(self._words)
+            return status
+        finally:
+            self._children.discard(self.pid)
+            containment.kill_group(self.pid)
+            containment.kill_strays(self._children)
+            for descriptor in (self._reader, self._writer, self._words):
+                os.close(descriptor)
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _collect(pid: int, reader: int, deadline: float, hang_up: int) -> tuple[bytes, bool]:
-    """The child's answer once it has ended, and whether it had to be stopped for its time."""
-    os.set_blocking(reader, False)
+def _collect(
+    pid: int, reader: int, deadline: float, hang_up: int
+) -> tuple[bytes, Literal["ended", "timed out", "babbled"] | None]:
+    """What the child wrote up to the end of a line, and how it came to an end if it did."""
     ended = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(ended, select.POLLIN)
@@ -127,12 +164,14 @@ def _collect(pid: int, reader: int, deadline: float, hang_up: int) -> tuple[byte
             if reader in ready and _drain(reader, answer):
                 poll.unregister(reader)
             if len(answer) > MAX_ANSWER_BYTES:
-                return bytes(answer), False  # junk; the caller kills the child
+                return bytes(answer), "babbled"
+            if answer.endswith(b"\n"):
+                return bytes(answer), None
             if ended in ready:
                 _drain(reader, answer)
-                return bytes(answer), False
+                return bytes(answer), "ended"
             if left_ms <= 0:
-                return bytes(answer), True
+                return bytes(answer), "timed out"
     finally:
         os.close(ended)
 
@@ -168,11 +207,11 @@ def _one_line(data: bytes) -> str:
 
 
 def _be_the_child(
-    body: Callable[[], Mapping[str, Any]],
+    answer: Callable[[dict[str, Any]], Mapping[str, Any]],
     parent: int,
     directory: str,
     words: int,
-    writer: int,
+    pipes: tuple[int, int],
     cpu_s: float,
 ) -> NoReturn:
     """Never returns: the parent's Python frames are below us."""
@@ -181,18 +220,21 @@ def _be_the_child(
         os.setsid()
         containment.die_with_parent(parent)
         os.chdir(directory)
-        writer = fcntl.fcntl(writer, fcntl.F_DUPFD, 10)
-        words = fcntl.fcntl(words, fcntl.F_DUPFD, 10)
-        null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD, 10)
-        for source, target in ((null, 0), (words, 1), (words, 2), (writer, ANSWER_DESCRIPTOR)):
-            os.dup2(source, target)
-        os.closerange(ANSWER_DESCRIPTOR + 1, os.sysconf("SC_OPEN_MAX"))
+        null = os.open(os.devnull, os.O_RDWR)
+        places = {null: (0,), words: (1, 2), pipes[1]: (ANSWERS,), pipes[0]: (QUESTIONS,)}
+        high = {fcntl.fcntl(old, fcntl.F_DUPFD, 10): new for old, new in places.items()}
+        for source, targets in high.items():
+            for target in targets:
+                os.dup2(source, target)
+        os.closerange(QUESTIONS + 1, os.sysconf("SC_OPEN_MAX"))
         # TVM's handler would take half a second to print a stack that says nothing of the kernel.
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         containment.limit_this_process(cpu_s + CPU_ALLOWANCE_S)
-        line = json.dumps(dict(body())).encode() + b"\n"
-        while line:
-            line = line[os.write(ANSWER_DESCRIPTOR, line) :]
+        with os.fdopen(QUESTIONS, "rb", buffering=0) as questions:
+            while question := questions.readline():
+                line = json.dumps(dict(answer(json.loads(question)))).encode() + b"\n"
+                while line:
+                    line = line[os.write(ANSWERS, line) :]
         code = 0
     except BaseException:
         with contextlib.suppress(OSError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,8 @@ from typing import Any
 from device_agent import containment
 from device_agent.frames import Frame, FrameError
 from device_agent.helper_process import HelperDiedError, HelperProcess, HelperTimeoutError
-from device_agent.kernel_child import NO_PARTS, Parts
+from device_agent.timing import Plan
 from device_agent.workloads import WorkloadSpec
-from device_agent.zygote import evaluator_header
 from protos import errors
 from protos.records import Device, KernelWork, MeasurementStatus
 
@@ -34,6 +36,19 @@ class LeaseFailedError(errors.FarmError):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Where the time of a measurement went, seconds: getting ready, the runs for the outputs with
+    their comparison, and the timing."""
+
+    load_s: float = 0.0
+    check_s: float = 0.0
+    time_s: float = 0.0
+
+
+NO_PARTS = Parts()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one candidate; ``threads`` that its process had, ``parts`` of ``busy_s``."""
 
@@ -46,6 +61,29 @@ class Outcome:
     parts: Parts = NO_PARTS
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A candidate that waits in ``child`` to be run; or, with ``child`` 0, one for which that was
+    the end. ``outcome`` says what is known of it."""
+
+    child: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a plan of timing gave: seconds per run if it is OK, and what it took."""
+
+    status: MeasurementStatus
+    error: str = ""
+    repeats_s: tuple[float, ...] = ()
+    busy_s: float = 0.0
+
+
+class ChildLostError(Exception):
+    """The candidate's process went with the zygote, for which it is not to blame."""
+
+
 class KernelRunner:
     """Runs kernels for one device. One thread uses it; ``close`` may come from another."""
 
@@ -54,7 +92,7 @@ class KernelRunner:
         self._lock = threading.Lock()  # of the fields below
         self._zygote: HelperProcess | None = None
         self._closed = False
-        self._child = 0
+        self._children: set[int] = set()
         self._scratch: Path | None = None
         self._prepared: set[str] = set()
 
@@ -65,9 +103,9 @@ class KernelRunner:
         return zygote.pid if zygote else None
 
     @property
-    def child_pid(self) -> int:
-        """The process that runs a kernel now; 0 if none does."""
-        return self._child
+    def child_pids(self) -> frozenset[int]:
+        """The processes of candidates, running or waiting."""
+        return frozenset(self._children)
 
     def prepare(self, work: KernelWork, reference: bytes) -> None:
         """Have the zygote make inputs and the truth; raises LeaseFailedError if it can't."""
@@ -85,6 +123,7 @@ class KernelRunner:
             raise LeaseFailedError(
                 f"the agent's kernel process ended while it ran the reference: {error}"
             ) from error
+        self._children.discard(int(answer.get("pid", 0)))
         if answer["error"]:
             raise LeaseFailedError(str(answer["error"]))
         self._prepared.add(spec.key)
@@ -93,32 +132,75 @@ class KernelRunner:
         """Whether, as far as is known, the zygote has this workload."""
         return self._zygote is not None and WorkloadSpec.of(work).key in self._prepared
 
-    def measure(self, work: KernelWork, artifact: bytes) -> Outcome | None:
-        """Check and time a candidate; None if ``prepare`` must come first (again)."""
-        key = WorkloadSpec.of(work).key
-        header = {
-            "op": "measure",
-            "workload": key,
-            "evaluator": evaluator_header(work.evaluator),
-            "best_us": work.best_us,
-        }
+    def load(self, work: KernelWork, artifact: bytes) -> Loaded | None:
+        """Load a candidate; None if ``prepare`` must come first (again)."""
+        key, timeout_s = WorkloadSpec.of(work).key, work.evaluator.timeout_s
+        header = {"op": "load", "workload": key, "timeout_s": timeout_s}
         try:
-            answer = self._ask(header, artifact, work.evaluator.timeout_s)
+            answer = self._ask(header, artifact, timeout_s)
         except (HelperDiedError, HelperTimeoutError) as error:
-            message = f"the agent's kernel process ended while it ran this: {error}"
-            return Outcome(MeasurementStatus.CRASHED, message)
+            return Loaded(0, Outcome(MeasurementStatus.CRASHED, _died(error)))
         if answer.get("unknown_workload"):
             self._prepared.discard(key)
             return None
+        status, load_s = MeasurementStatus[answer["status"]], answer["busy_s"]
+        outcome = Outcome(status, answer["error"], busy_s=load_s, parts=Parts(load_s))
+        child = int(answer["pid"])
+        if status is not MeasurementStatus.OK:
+            self._children.discard(child)
+            child = 0
+        return Loaded(child, outcome)
+
+    def check(self, child: int, timeout_s: float) -> Outcome:
+        """Run a loaded candidate and compare its outputs; raises ChildLostError.
+
+        ``repeats_s`` has the run, in warm caches if there was time for one before it. If the
+        outcome is not OK, the child has ended.
+        """
+        answer = self._ask_child("check", child, timeout_s)
         return Outcome(
             MeasurementStatus[answer["status"]],
             answer["error"],
-            tuple(answer["repeats_s"]),
-            answer["max_abs_error"],
-            answer["busy_s"],
-            answer["threads"],
-            Parts(answer["load_s"], answer["check_s"], answer["time_s"]),
+            (answer["run_s"],) if "run_s" in answer else (),
+            answer.get("max_abs_error", 0.0),
+            answer.get("busy_s", 0.0),
+            answer.get("threads", 0),
+            Parts(check_s=answer.get("busy_s", 0.0)),
         )
+
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+        """Time a candidate that was right, by a plan; raises ChildLostError.
+
+        If the answer is not OK, the child has ended.
+        """
+        answer = self._ask_child("sample", child, timeout_s, {"plan": dataclasses.asdict(plan)})
+        return Sampled(
+            MeasurementStatus[answer["status"]],
+            answer["error"],
+            tuple(answer.get("repeats_s", ())),
+            answer.get("busy_s", 0.0),
+        )
+
+    def _ask_child(
+        self, op: str, child: int, timeout_s: float, more: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        if child not in self._children:
+            raise ChildLostError
+        header = {"op": op, "child": child, "timeout_s": timeout_s, **(more or {})}
+        try:
+            answer = self._ask(header, b"", timeout_s)
+        except (HelperDiedError, HelperTimeoutError) as error:
+            return {"status": MeasurementStatus.CRASHED.name, "error": _died(error)}
+        if answer["status"] != MeasurementStatus.OK.name:
+            self._children.discard(child)
+        return answer
+
+    def end(self, child: int) -> None:
+        """End the process of a loaded candidate, if there is one."""
+        if child in self._children:
+            self._children.discard(child)
+            with contextlib.suppress(HelperDiedError, HelperTimeoutError, LeaseFailedError):
+                self._ask({"op": "end", "child": child}, b"", ANSWER_GRACE_S)
 
     def close(self) -> None:
         """End the zygote and what it runs; later requests are refused."""
@@ -136,15 +218,13 @@ class KernelRunner:
                 frame = zygote.receive(timeout_s + ANSWER_GRACE_S)
                 if "child" not in frame.header:
                     return frame.header
-                self._child = int(frame.header["child"])
+                self._children.add(int(frame.header["child"]))
         except (HelperDiedError, HelperTimeoutError):
             self._discard(zygote)
             raise
         except FrameError as error:
             self._discard(zygote)
             raise HelperDiedError(f"it answered what is no answer: {error}") from error
-        finally:
-            self._child = 0
 
     def _started(self) -> HelperProcess:
         """The running zygote, or a new one; raises LeaseFailedError if none can be started."""
@@ -194,9 +274,13 @@ class KernelRunner:
         self._end(zygote)
 
     def _end(self, zygote: HelperProcess) -> None:
-        child, scratch = self._child, self._scratch
+        scratch = self._scratch
         zygote.close()
-        if child:  # a zygote that was killed could not see to it
-            containment.kill_group(child)
+        while self._children:  # a zygote that was killed could not see to it
+            containment.kill_group(self._children.pop())
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _died(error: Exception) -> str:
+    return f"the agent's kernel process ended while it ran this: {error}"

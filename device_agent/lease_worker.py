@@ -7,18 +7,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from device_agent.artifacts import ArtifactCache
-from device_agent.canary_watch import CanaryWatch, LeaseGuard
 from device_agent.devices.base import Runner
-from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
+from device_agent.kernel_leases import KernelLease, KernelLeases
+from device_agent.kernel_runner import KernelRunner, LeaseFailedError
 from device_agent.model_runner import ModelRunner
 from device_agent.telemetry import read_telemetry
 from device_agent.turn import TimingTurn
 from protos import errors
 from protos.records import (
-    Artifact,
     Circumstances,
     Device,
     EvaluatorConfig,
@@ -29,7 +28,6 @@ from protos.records import (
     ModelMeasurement,
     ModelWork,
     Telemetry,
-    Trial,
 )
 
 log = logging.getLogger(__name__)
@@ -56,33 +54,6 @@ class _Held:
         return expires_s > 0 and time.monotonic() > self.arrived + expires_s
 
 
-@dataclass
-class _Best:
-    """The best latency of each workload that this device saw for one job, microseconds.
-
-    A lease says what was known when its batch was made; the device knows what came since.
-    """
-
-    job_id: str = ""
-    by_workload: dict[str, float] = field(default_factory=dict)
-
-    def updated(self, job_id: str, work: KernelWork) -> KernelWork:
-        """The work with the best that is known now."""
-        if job_id != self.job_id:
-            self.job_id, self.by_workload = job_id, {}
-        known = (self.by_workload.get(work.workload_key, 0.0), work.best_us)
-        return replace(work, best_us=min((us for us in known if us > 0), default=0.0))
-
-    def forget(self, work: KernelWork) -> None:
-        """What was noted of this workload has turned out to be suspect."""
-        self.by_workload.pop(work.workload_key, None)
-
-    def note(self, work: KernelWork, latency_us: float | None) -> None:
-        """Take a measurement of this work into account."""
-        if latency_us is not None and not 0 < work.best_us <= latency_us:
-            self.by_workload[work.workload_key] = latency_us
-
-
 class LeaseWorker:
     """Takes leases in order and reports every result as soon as it is there and can be trusted.
 
@@ -105,8 +76,9 @@ class LeaseWorker:
         self._models = ModelRunner(device)
         self._turn = TimingTurn(device.cpus)
         self._closed = threading.Event()
-        self._best = _Best()
-        self._watch = CanaryWatch(self._run_canary, self._turn, self._closed)
+        self._leases = KernelLeases(
+            device, artifacts, self.kernels, self._turn, report, self._closed
+        )
         self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -192,86 +164,13 @@ class LeaseWorker:
             self._execute_model(held.lease, held.lease.model)
 
     def _execute_kernels(self, held: _Held, work: KernelWork) -> None:
-        for artifact in (work.reference, *(trial.artifact for trial in work.trials)):
-            self._artifacts.keep(artifact)
-        if work.canary is not None:
-            self._artifacts.keep(work.canary)
-        reference = self._fetch(work.reference)
-        guard = LeaseGuard(self._watch, work, self._fetch, self._report, held.dropped)
+        lease = KernelLease(
+            held.lease.lease_id, held.lease.job_id, work, held.dropped, held.expired
+        )
         try:
-            for trial in work.trials:
-                if held.dropped.is_set() or self._closed.is_set():
-                    return
-                if held.expired():
-                    raise LeaseFailedError("the lease expired before it was done")
-                data = self._fetch(trial.artifact)
-                if not guard.ready():
-                    return
-                current = self._best.updated(held.lease.job_id, work)
-                measurement = self._measure(held.lease, current, trial, reference, data)
-                self._best.note(current, measurement.latency_us)
-                if self._closed.is_set():
-                    return  # what we killed ourselves says nothing of the candidate
-                if not guard.take(measurement):
-                    self._best.forget(work)
-        finally:  # what was measured counts, whatever ended the lease
-            if not guard.finish():
-                self._best.forget(work)
-            held.canary_ratio = guard.canary_ratio
-
-    def _run_canary(self, work: KernelWork, data: bytes) -> Outcome:
-        return self._run(work, data, data)[0]
-
-    def _fetch(self, artifact: Artifact) -> bytes:
-        """The bytes; ends the turn if they have to come over the network."""
-        if not self._artifacts.has(artifact):
-            self._turn.end()
-        return self._artifacts.get(artifact)
-
-    def _measure(
-        self, lease: Lease, work: KernelWork, trial: Trial, reference: bytes, data: bytes
-    ) -> Measurement:
-        before = read_telemetry(self._device.cpus)
-        outcome, waited_s = self._run(work, reference, data)
-        log.debug(
-            "job %s lease %s candidate %s: %s %s",
-            lease.job_id,
-            lease.lease_id,
-            trial.candidate_key[:12],
-            outcome.status.name,
-            outcome.error,
-        )
-        return Measurement(
-            workload_key=work.workload_key,
-            candidate_key=trial.candidate_key,
-            status=outcome.status,
-            lease_id=lease.lease_id,
-            artifact_sha256=trial.artifact.sha256,
-            repeats_s=outcome.repeats_s,
-            error=outcome.error,
-            max_abs_error=outcome.max_abs_error,
-            circumstances=replace(
-                self._circumstances(
-                    work.evaluator, self._device.num_threads, before, waited_s, outcome.busy_s
-                ),
-                load_s=outcome.parts.load_s,
-                check_s=outcome.parts.check_s,
-                time_s=outcome.parts.time_s,
-            ),
-        )
-
-    def _run(self, work: KernelWork, reference: bytes, data: bytes) -> tuple[Outcome, float]:
-        """The outcome, and the seconds waited for those who build on this host."""
-        for _attempt in range(2):  # the zygote may have dropped the workload, or be a new one
-            with self._turn.measuring() as waited_s:
-                if self._closed.is_set():
-                    raise LeaseFailedError("the agent is shutting down")
-                if not self.kernels.is_prepared(work):
-                    self.kernels.prepare(work, reference)
-                outcome = self.kernels.measure(work, data)
-            if outcome is not None:
-                return outcome, waited_s
-        raise LeaseFailedError("the kernel process forgets its workload again and again")
+            self._leases.execute(lease)
+        finally:
+            held.canary_ratio = lease.canary_ratio
 
     def _execute_model(self, lease: Lease, work: ModelWork) -> None:
         if not self._device.cpus:

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from protos.median import median_interval
 from protos.records import EvaluatorConfig
 
-FIRST_RUN_ALLOWANCE_S = 0.005
-"""What a first run may cost beside the kernel: page faults, cold caches, waking threads."""
-
 SAFETY = 0.8
 """Share of the time that is left which may be planned for."""
 
@@ -42,15 +39,50 @@ class Plan:
         return self.number * self.repeat + 1
 
 
-def is_hopeless(config: EvaluatorConfig, best_us: float, run_s: float, first: bool) -> bool:
-    """Whether a candidate that took ``run_s`` is too slow to be worth repeats.
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a candidate's time: the run that checked it, the samples that came after it,
+    what they took, and what all of its runs took; seconds."""
 
-    The first run is judged with an allowance: for a kernel of microseconds it says little.
+    run_s: float
+    samples_s: tuple[float, ...] = ()
+    spent_s: float = 0.0
+    busy_s: float = 0.0
+
+    def after(self, seconds: Sequence[float], took_s: float) -> Progress:
+        """With what a plan gave, which took ``took_s``."""
+        samples_s = (*self.samples_s, *seconds)
+        return Progress(self.run_s, samples_s, self.spent_s + took_s, self.busy_s + took_s)
+
+    @property
+    def repeats_s(self) -> tuple[float, ...]:
+        """What a measurement reports."""
+        return self.samples_s or (self.run_s,)
+
+    @property
+    def latest_s(self) -> float:
+        """The best guess of one run."""
+        return statistics.median(self.samples_s) if self.samples_s else self.run_s
+
+
+def next_plan(config: EvaluatorConfig, best_us: float, progress: Progress) -> Plan | None:
+    """What to do next with a candidate whose output was right; None: it is done.
+
+    ``repeat`` samples of one that is not hopeless, and then some more at a time of a contender.
     """
+    if not progress.samples_s and is_hopeless(config, best_us, progress.run_s):
+        return None
+    count = more_samples(config, best_us, progress.samples_s, progress.spent_s)
+    if not count:
+        return None
+    return plan(config, count, progress.latest_s, config.timeout_s - progress.busy_s)
+
+
+def is_hopeless(config: EvaluatorConfig, best_us: float, run_s: float) -> bool:
+    """Whether a candidate that took ``run_s`` is too slow to be worth repeats."""
     if config.hopeless_ratio <= 0 or best_us <= 0:
         return False
-    allowance = FIRST_RUN_ALLOWANCE_S if first else 0.0
-    return run_s > config.hopeless_ratio * best_us * 1e-6 + allowance
+    return run_s > config.hopeless_ratio * best_us * 1e-6
 
 
 def is_contender(config: EvaluatorConfig, best_us: float, interval_s: tuple[float, float]) -> bool:
@@ -74,10 +106,10 @@ def more_samples(
     if more <= 0:
         return 0
     interval_s = median_interval(samples_s)
+    if not is_contender(config, best_us, interval_s or (min(samples_s), max(samples_s))):
+        return 0
     if interval_s is None:
         return more
-    if not is_contender(config, best_us, interval_s):
-        return 0
     width_s = interval_s[1] - interval_s[0]
     return 0 if width_s < config.precision * statistics.median(samples_s) else more
 

@@ -23,12 +23,6 @@ class TimingTurn:
         self._cpus = tuple(cpus)
         self._held: contextlib.ExitStack | None = None
         self._since = 0.0
-        self._turns = 0
-
-    @property
-    def number(self) -> int | None:
-        """Which turn this is, if it is ours."""
-        return self._turns if self._held is not None else None
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[float]:
@@ -39,6 +33,13 @@ class TimingTurn:
         finally:
             if time.monotonic() - self._since > MAX_TURN_S:
                 self.end()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Use the CPUs beside those who build; ends the turn."""
+        self.end()
+        with host_lock.working() if self._cpus else contextlib.nullcontext():
+            yield
 
     def end(self) -> None:
         """Let the builders go on; must be called before waiting for anything."""
@@ -53,5 +54,4 @@ class TimingTurn:
             waited_s = stack.enter_context(host_lock.timing(self._cpus))
             self._held = stack.pop_all()
         self._since = time.monotonic()
-        self._turns += 1
         return waited_s

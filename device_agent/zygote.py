@@ -1,4 +1,4 @@
-"""The process that forks one child per measurement: ``python -m device_agent.zygote``.
+"""The process that forks one child per candidate: ``python -m device_agent.zygote``.
 
 Started by exec from the agent, so that neither gRPC nor a thread of the agent is in it. It loads
 all that a kernel needs once; a child is then ready in milliseconds and takes nothing with it when
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import gc
 import logging
 import os
@@ -18,14 +17,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from device_agent import containment, inputs
-from device_agent.forking import ChildOutcome, HangUpError, run_child
+from device_agent.forking import Child, ChildOutcome, HangUpError
 from device_agent.frames import Frame, FrameError, read_frame, write_frame
-from device_agent.kernel_child import NO_PARTS, Answer, ChildTask, Parts, parse_answer, run_task
+from device_agent.kernel_child import CHECK, LOAD, Answer, ChildTask, KernelChild, parse_answer
 from device_agent.runtime import Runtime, load_runtime
 from device_agent.workloads import (
     Workload,
@@ -38,11 +39,14 @@ from device_agent.workloads import (
     shared_outputs,
 )
 from protos import errors
-from protos.records import EvaluatorConfig, MeasurementStatus
+from protos.records import MeasurementStatus
 
 log = logging.getLogger(__name__)
 
 QUOTED_BYTES = 80
+
+LIVES = 3.0
+"""Time-outs of CPU that a child gets: to be loaded, to be checked, to be timed."""
 
 
 class Zygote:
@@ -65,104 +69,119 @@ class Zygote:
         self._num_threads = num_threads
         self._scratch = scratch
         self._workloads = WorkloadCache()
+        self._pids: set[int] = set()
+        self._children: dict[int, tuple[Child, Workload]] = {}
+        """Those that have loaded a candidate, by their pid, and what it computes."""
 
     def serve(self) -> None:
         """Answer until nobody asks any more."""
-        while (frame := read_frame(self._requests)) is not None:
-            started = time.monotonic()
-            answer = self._prepare(frame) if frame.header["op"] == "prepare" else self._check(frame)
-            answer["busy_s"] = time.monotonic() - started
-            write_frame(self._answers, answer)
+        do = {
+            "prepare": self._prepare,
+            "load": self._load,
+            "check": self._check,
+            "sample": self._sample,
+            "end": self._end,
+        }
+        try:
+            while (frame := read_frame(self._requests)) is not None:
+                started = time.monotonic()
+                answer = do[frame.header["op"]](frame)
+                answer["busy_s"] = time.monotonic() - started
+                write_frame(self._answers, answer)
+        finally:
+            for child, _workload in self._children.values():
+                child.end()
 
-    def _run(self, task: ChildTask) -> tuple[ChildOutcome, Answer | None]:
-        """The outcome, and the answer if it is one."""
-        outcome = run_child(
-            lambda: run_task(self._runtime, task),
-            task.evaluator.timeout_s,
-            self._num_threads,
-            self._scratch,
-            self._requests,
-            lambda pid: write_frame(self._answers, {"child": pid}),
-        )
-        if outcome.timed_out or outcome.signal_number:
-            return outcome, None
-        with contextlib.suppress(ValueError):
-            return outcome, decode_line(outcome.answer, parse_answer)
-        return outcome, None
+    def _forked(self, artifact: bytes, workload: Workload, cpu_s: float) -> Child:
+        """A child for this artifact; the agent is told its pid."""
+        task = ChildTask(artifact, self._cpus, self._num_threads, workload.inputs, workload.outputs)
+        answer = KernelChild(self._runtime, task).answer
+        child = Child(answer, cpu_s * self._num_threads, self._scratch, self._pids)
+        write_frame(self._answers, {"child": child.pid})
+        return child
+
+    def _ask(
+        self, child: Child, question: Mapping[str, Any], timeout_s: float
+    ) -> tuple[MeasurementStatus, str, Answer | None]:
+        """Status, error, and the answer if it is one; a child that failed has ended."""
+        outcome = child.ask(question, timeout_s, self._requests)
+        answer = None
+        if not outcome.timed_out and not outcome.signal_number:
+            parse = partial(parse_answer, timed=question != LOAD)
+            with contextlib.suppress(ValueError):
+                answer = decode_line(outcome.answer, parse)
+        status, error = verdict(outcome, answer, timeout_s)
+        if status is not MeasurementStatus.OK:
+            child.end()
+            self._children.pop(child.pid, None)
+        return status, error, answer
 
     def _prepare(self, frame: Frame) -> dict[str, Any]:
         """Make the inputs, run the reference on them in a child and keep its outputs."""
         spec = WorkloadSpec.from_header(frame.header["workload"])
+        timeout_s = float(frame.header["timeout_s"])
         try:
             inputs.check_dtypes(spec.args)
-            made = seeded_inputs(spec)
-            outputs = shared_outputs(spec.output_specs)
+            made = Workload(spec, seeded_inputs(spec), (), shared_outputs(spec.output_specs))
         except (errors.BadRequest, MemoryError, ValueError) as error:
             return {"error": f"the inputs can't be made: {error}"}
-        task = ChildTask(
-            artifact=frame.blobs[0],
-            cpus=self._cpus,
-            num_threads=self._num_threads,
-            inputs=made,
-            outputs=outputs,
-            evaluator=EvaluatorConfig(timeout_s=float(frame.header["timeout_s"])),
-            timed=False,
-        )
-        outcome, answer = self._run(task)
-        if answer is None or answer.status is not MeasurementStatus.OK:
-            _status, problem = verdict(outcome, answer, task.evaluator.timeout_s)
-            return {"error": f"the reference kernel failed: {problem}"}
-        reference = tuple(private_copy(output) for output in outputs)
-        self._workloads.add(Workload(spec, made, reference, outputs))
-        return {"error": ""}
+        child = self._forked(frame.blobs[0], made, timeout_s)
+        for question in (LOAD, CHECK):
+            status, problem, _answer = self._ask(child, question, timeout_s)
+            if status is not MeasurementStatus.OK:
+                return {"error": f"the reference kernel failed: {problem}", "pid": child.pid}
+        child.end()
+        reference = tuple(private_copy(output) for output in made.outputs)
+        self._workloads.add(replace(made, reference=reference))
+        return {"error": "", "pid": child.pid}
 
-    def _check(self, frame: Frame) -> dict[str, Any]:
-        """Run a candidate and compare its outputs, here, where it can't have changed the truth."""
-        asked = time.monotonic()
+    def _load(self, frame: Frame) -> dict[str, Any]:
+        """Load a candidate into a child, which then waits."""
         workload = self._workloads.get(str(frame.header["workload"]))
         if workload is None:
             return {"unknown_workload": True}
+        timeout_s = float(frame.header["timeout_s"])
+        child = self._forked(frame.blobs[0], workload, LIVES * timeout_s)
+        self._children[child.pid] = (child, workload)
+        status, error, _answer = self._ask(child, LOAD, timeout_s)
+        return {"pid": child.pid, "status": status.name, "error": error}
+
+    def _check(self, frame: Frame) -> dict[str, Any]:
+        """Run a candidate and compare its outputs, here, where it can't have changed the truth."""
+        child, workload = self._children[int(frame.header["child"])]
         for output, truth in zip(workload.outputs, workload.reference, strict=True):
             inputs.poison(output, inputs.poison_byte(truth))
-        task = ChildTask(
-            artifact=frame.blobs[0],
-            cpus=self._cpus,
-            num_threads=self._num_threads,
-            inputs=workload.inputs,
-            outputs=workload.outputs,
-            evaluator=EvaluatorConfig(**frame.header["evaluator"]),
-            best_us=float(frame.header["best_us"]),
-            asked=asked,
-        )
-        outcome, answer = self._run(task)
-        status, error = verdict(outcome, answer, task.evaluator.timeout_s)
+        status, error, answer = self._ask(child, CHECK, float(frame.header["timeout_s"]))
         if answer is None or status is not MeasurementStatus.OK:
-            return _measured(status, error)
-        compared_from = time.monotonic()
+            return {"status": status.name, "error": error}
         max_abs_error, wrong = first_wrong(workload.reference, workload.outputs)
-        check_s = answer.parts.check_s + time.monotonic() - compared_from
-        parts = dataclasses.replace(answer.parts, check_s=check_s)
         if wrong:
-            return _measured(MeasurementStatus.WRONG_OUTPUT, wrong, max_abs_error, parts=parts)
-        return _measured(status, "", max_abs_error, answer.repeats_s, answer.threads, parts)
+            self._end(frame)
+            status, error = MeasurementStatus.WRONG_OUTPUT, wrong
+        return {
+            "status": status.name,
+            "error": error,
+            "run_s": answer.repeats_s[0],
+            "max_abs_error": max_abs_error,
+            "threads": answer.threads,
+        }
 
+    def _sample(self, frame: Frame) -> dict[str, Any]:
+        """Time a candidate that was right, by a plan."""
+        child, _workload = self._children[int(frame.header["child"])]
+        status, error, answer = self._ask(
+            child, frame.header["plan"], float(frame.header["timeout_s"])
+        )
+        right = answer is not None and status is MeasurementStatus.OK
+        repeats_s = list(answer.repeats_s) if answer is not None and right else []
+        return {"status": status.name, "error": error, "repeats_s": repeats_s}
 
-def _measured(
-    status: MeasurementStatus,
-    error: str,
-    max_abs_error: float = 0.0,
-    repeats_s: Sequence[float] = (),
-    threads: int = 0,
-    parts: Parts = NO_PARTS,
-) -> dict[str, Any]:
-    return {
-        "status": status.name,
-        "error": error,
-        "max_abs_error": max_abs_error,
-        "repeats_s": list(repeats_s),
-        "threads": threads,
-        **dataclasses.asdict(parts),
-    }
+    def _end(self, frame: Frame) -> dict[str, Any]:
+        """End the child of a candidate, if it has not ended."""
+        child, _workload = self._children.pop(int(frame.header["child"]), (None, None))
+        if child is not None:
+            child.end()
+        return {}
 
 
 def verdict(
@@ -234,11 +253,6 @@ def _serve(options: argparse.Namespace) -> int:
             log.error("the agent sent what is no request: %s", error)
             return 1
     return 0
-
-
-def evaluator_header(config: EvaluatorConfig) -> dict[str, Any]:
-    """The policy as JSON values."""
-    return dataclasses.asdict(config)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from device_agent import kernel_run
 from device_agent.devices.cpu import describe_cpu
-from device_agent.kernel_runner import KernelRunner, LeaseFailedError, Outcome
+from device_agent.kernel_runner import ChildLostError, KernelRunner, LeaseFailedError, Outcome
+from device_agent.timing import Plan
 from protos.records import Artifact, EvaluatorConfig, KernelWork, MeasurementStatus, TensorSpec
 
 from . import kernels
@@ -34,9 +36,9 @@ def work_on(
 def measure(runner: KernelRunner, work: KernelWork, artifact: Artifact) -> Outcome:
     for _attempt in range(2):  # the zygote drops what it has not used for long
         runner.prepare(work, work.reference.data)
-        outcome = runner.measure(work, artifact.data)
-        if outcome is not None:
-            return outcome
+        loaded = runner.load(work, artifact.data)
+        if loaded is not None:
+            return kernel_run.measure(runner, work, loaded)
     raise AssertionError("the zygote does not keep what it was given")
 
 
@@ -172,7 +174,7 @@ def test_a_dtype_that_can_not_be_made_fails_the_lease(runner: KernelRunner) -> N
 def test_a_workload_that_was_dropped_is_asked_for_again(runner: KernelRunner) -> None:
     work = work_on(kernels.kernel("ones"), kernels.INTEGERS)
     unknown = KernelWork("w", work.args, 1, 4711, work.reference, FAST, ())
-    assert runner.measure(unknown, kernels.kernel("ones").data) is None
+    assert runner.load(unknown, kernels.kernel("ones").data) is None
     assert measure(runner, unknown, kernels.kernel("ones")).status is MeasurementStatus.OK
 
 
@@ -196,7 +198,7 @@ def test_a_kernel_stays_on_its_devices_cpu() -> None:
         runner.prepare(work, work.reference.data)
         results: list[Outcome | None] = []
         thread = threading.Thread(
-            target=lambda: results.append(runner.measure(work, kernels.kernel("endless").data))
+            target=lambda: results.append(measure(runner, work, kernels.kernel("endless")))
         )
         thread.start()
         try:
@@ -214,10 +216,16 @@ def await_child(runner: KernelRunner) -> int:
     pause = threading.Event()
     while True:
         pause.wait(0.01)
-        pid = runner.child_pid
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if pid and psutil.Process(pid).cpu_times().user > 0.2:
-                return pid
+        for pid in runner.child_pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(pid).cpu_times().user > 0.2:
+                    return pid
+
+
+def _refused(runner: KernelRunner, work: KernelWork) -> None:
+    """Measure without end, until the runner is closed."""
+    outcome = measure(runner, work, kernels.kernel("endless"))
+    assert outcome.status is MeasurementStatus.CRASHED
 
 
 def test_a_zygote_that_is_killed_is_started_again() -> None:
@@ -228,7 +236,7 @@ def test_a_zygote_that_is_killed_is_started_again() -> None:
         assert first is not None
         results: list[Outcome | None] = []
         thread = threading.Thread(
-            target=lambda: results.append(runner.measure(work, kernels.kernel("endless").data))
+            target=lambda: results.append(measure(runner, work, kernels.kernel("endless")))
         )
         thread.start()
         child = psutil.Process(await_child(runner))
@@ -249,7 +257,7 @@ def test_closing_ends_the_kernel_that_runs() -> None:
     runner = runner_with(1)
     work = work_on(kernels.kernel("doubled"))
     runner.prepare(work, work.reference.data)
-    thread = threading.Thread(target=lambda: runner.measure(work, kernels.kernel("endless").data))
+    thread = threading.Thread(target=lambda: _refused(runner, work))
     thread.start()
     child = psutil.Process(await_child(runner))
     runner.close()
@@ -257,3 +265,25 @@ def test_closing_ends_the_kernel_that_runs() -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     with pytest.raises(LeaseFailedError, match="shutting down"):
         runner.prepare(work, work.reference.data)
+
+
+def test_candidates_wait_together_without_taking_the_cpu(runner: KernelRunner) -> None:
+    work = work_on(kernels.kernel("doubled"))
+    runner.prepare(work, work.reference.data)
+    loaded = [runner.load(work, kernels.kernel(name).data) for name in ("doubled", "wrong", "ones")]
+    children = [one.child for one in loaded if one is not None]
+    assert len(set(children)) == 3
+    for child in children:
+        assert psutil.Process(child).status() == psutil.STATUS_STOPPED
+    right, wrong, _ = children
+    assert runner.check(wrong, 20.0).status is MeasurementStatus.WRONG_OUTPUT
+    assert runner.check(right, 20.0).status is MeasurementStatus.OK, "the other left no trace"
+    for _ in range(2):
+        sampled = runner.sample(right, Plan(1, 4, 1), 20.0)
+        assert (sampled.status, len(sampled.repeats_s)) == (MeasurementStatus.OK, 4)
+    with pytest.raises(ChildLostError):
+        runner.sample(wrong, Plan(1, 4, 1), 20.0)
+    for child in children:
+        runner.end(child)
+    assert runner.zygote_pid is not None
+    assert not psutil.Process(runner.zygote_pid).children(recursive=True)

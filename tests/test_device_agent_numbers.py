@@ -134,13 +134,25 @@ def test_a_plan_fits_into_the_time(run_s: float, left_s: float, cold: bool) -> N
 
 
 def test_hopeless_means_much_slower_than_the_best() -> None:
-    assert timing.is_hopeless(CONFIG, 100.0, 0.6e-3, first=False)
-    assert not timing.is_hopeless(CONFIG, 100.0, 0.4e-3, first=False)
-    assert not timing.is_hopeless(CONFIG, 100.0, 0.6e-3, first=True), "a first run is cold"
-    assert timing.is_hopeless(CONFIG, 100.0, 0.1, first=True)
-    assert not timing.is_hopeless(CONFIG, 0.0, 9.0, first=False), "nothing to compare with"
+    assert timing.is_hopeless(CONFIG, 100.0, 0.6e-3)
+    assert not timing.is_hopeless(CONFIG, 100.0, 0.4e-3)
+    assert not timing.is_hopeless(CONFIG, 0.0, 9.0), "nothing to compare with"
     never = EvaluatorConfig(hopeless_ratio=0.0)
-    assert not timing.is_hopeless(never, 1.0, 9.0, first=False)
+    assert not timing.is_hopeless(never, 1.0, 9.0)
+
+
+def test_a_hopeless_candidate_has_its_single_run_and_others_their_samples() -> None:
+    checked = timing.Progress(run_s=1e-3, busy_s=2e-3)
+    assert timing.next_plan(CONFIG, 100.0, checked) is None
+    assert checked.repeats_s == (1e-3,)
+    plan = timing.next_plan(CONFIG, 900.0, checked)
+    assert plan == timing.Plan(10, 5, 10)
+    timed = checked.after([1.1e-3] * 5, 0.06)
+    assert timed.repeats_s == (1.1e-3,) * 5
+    assert (timed.spent_s, timed.busy_s) == (0.06, pytest.approx(0.062))
+    assert timing.next_plan(CONFIG, 900.0, timed) is None, "no more than the least"
+    late = dataclasses.replace(checked, busy_s=CONFIG.timeout_s)
+    assert timing.next_plan(CONFIG, 900.0, late) is None, "there is no time left"
 
 
 SEQUENTIAL = EvaluatorConfig(repeat=6, max_repeat=30, contender_ratio=1.05, precision=0.02)
@@ -161,6 +173,9 @@ def test_a_contender_is_sampled_until_its_median_is_known() -> None:
 
 def test_who_can_not_be_the_best_is_not_sampled_on() -> None:
     assert timing.more_samples(SEQUENTIAL, 90.0, SPREAD, 0.01) == 0
+    few = dataclasses.replace(SEQUENTIAL, repeat=3)
+    assert timing.more_samples(few, 90.0, SPREAD[:3], 0.01) == 0, "not even its fastest sample"
+    assert timing.more_samples(few, 99.0, SPREAD[:3], 0.01) == timing.MORE_SAMPLES
 
 
 @pytest.mark.parametrize("best_us", [0.0, 100.0])

@@ -18,6 +18,7 @@ from device_agent.devices.replay import (
     describe_replay,
     replayed_latency_s,
 )
+from device_agent.kernel_run import measure
 from device_agent.kernel_runner import LeaseFailedError
 from protos import host_lock
 from protos.errors import BadTarget, JobFailed
@@ -63,7 +64,7 @@ def test_a_measurement_takes_its_time_and_gives_the_repeats() -> None:
     runner = ReplayRunner(0.05)
     runner.prepare(WORK, b"reference")
     assert runner.is_prepared(WORK)
-    outcome = runner.measure(WORK, b"bytes")
+    outcome = measure(runner, WORK, runner.load(WORK, b"bytes"))
     assert outcome.status is MeasurementStatus.OK
     assert outcome.repeats_s == (replayed_latency_s(b"bytes", 0.05),) * 6
     assert outcome.busy_s >= 0.05
@@ -72,7 +73,7 @@ def test_a_measurement_takes_its_time_and_gives_the_repeats() -> None:
 def test_a_canary_is_short_and_always_the_same() -> None:
     runner = ReplayRunner(3600.0)
     canary = replace(WORK, args=ARGS[:1])
-    outcomes = [runner.measure(canary, b"canary") for _ in range(2)]
+    outcomes = [measure(runner, canary, runner.load(canary, b"canary")) for _ in range(2)]
     assert outcomes[0].repeats_s == outcomes[1].repeats_s
     assert all(outcome.busy_s < 60 for outcome in outcomes)
 
@@ -81,7 +82,7 @@ def test_closing_ends_the_measurement_under_way() -> None:
     runner = ReplayRunner(3600.0)
     threading.Timer(0.05, runner.close).start()
     with pytest.raises(LeaseFailedError, match="shutting down"):
-        runner.measure(WORK, b"bytes")
+        measure(runner, WORK, runner.load(WORK, b"bytes"))
 
 
 def test_a_replay_device_serves_a_fleet(tmp_path: Path) -> None:

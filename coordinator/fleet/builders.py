@@ -7,6 +7,7 @@ or takes too long is replaced, and its candidate becomes a measurement with that
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,16 +17,21 @@ from device_agent.build import BuildOutcome
 from protos.records import Candidate, MeasurementStatus, Task
 
 BUILD_TIMEOUT_S = 60.0
+NICE = 15
 
 
 class BuildWorker:
     """Lives in an actor. Everything that needs the compiler runs here."""
 
     def __init__(self) -> None:
-        """Loads the compiler, so that the first build need not wait for it."""
+        """Loads the compiler, so that the first build need not wait for it.
+
+        An agent on this host that loads candidates meanwhile goes first: it is soon done.
+        """
         from device_agent.build import tool_versions
 
         tool_versions()
+        os.nice(NICE)
 
     def build(self, workload_json: str, trace_json: str, target_json: str) -> BuildOutcome:
         """One candidate to an object file."""

@@ -9,6 +9,7 @@ no whole models either, because a package must not be called verified by a devic
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import threading
@@ -16,7 +17,8 @@ import time
 from pathlib import Path
 
 from device_agent.devices.cpu import CPUINFO, check_target, default_target, parse_cpuinfo
-from device_agent.kernel_runner import LeaseFailedError, Outcome
+from device_agent.kernel_runner import LeaseFailedError, Loaded, Outcome, Sampled
+from device_agent.timing import Plan
 from protos.records import Device, KernelWork, MeasurementStatus, sha256_hex
 
 MAX_THREADS = 4096
@@ -62,6 +64,8 @@ class ReplayRunner:
 
     def __init__(self, measurement_s: float) -> None:
         self._measurement_s = measurement_s
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, tuple[float, float]] = {}
         self._closed = threading.Event()
 
     def prepare(self, work: KernelWork, reference: bytes) -> None:
@@ -71,19 +75,31 @@ class ReplayRunner:
         """Always."""
         return True
 
-    def measure(self, work: KernelWork, artifact: bytes) -> Outcome:
-        """Sleep, and answer with as many equal repeats as the evaluator wants at least."""
-        started = time.monotonic()
+    def load(self, work: KernelWork, artifact: bytes) -> Loaded:
+        """Nothing to load; nothing but the canary is without inputs."""
         inputs = len(work.args) - work.num_outputs
         takes_s = self._measurement_s if inputs else min(self._measurement_s, CANARY_S)
+        child = next(self._numbers)
+        self._waiting[child] = takes_s, replayed_latency_s(artifact, takes_s)
+        return Loaded(child, Outcome(MeasurementStatus.OK))
+
+    def check(self, child: int, timeout_s: float) -> Outcome:
+        """Sleep for what the whole measurement takes; everything is right."""
+        started = time.monotonic()
+        takes_s, latency_s = self._waiting[child]
         if self._closed.wait(takes_s):
             raise LeaseFailedError("the agent is shutting down")
-        latency_s = replayed_latency_s(artifact, takes_s)
-        return Outcome(
-            MeasurementStatus.OK,
-            repeats_s=(latency_s,) * max(work.evaluator.repeat, 1),
-            busy_s=time.monotonic() - started,
-        )
+        busy_s = time.monotonic() - started
+        return Outcome(MeasurementStatus.OK, repeats_s=(latency_s,), busy_s=busy_s)
+
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+        """Equal repeats, at once."""
+        _takes_s, latency_s = self._waiting[child]
+        return Sampled(MeasurementStatus.OK, "", (latency_s,) * plan.repeat)
+
+    def end(self, child: int) -> None:
+        """Forget a candidate."""
+        self._waiting.pop(child, None)
 
     def close(self) -> None:
         """Wake the sleeper; nothing is measured after that."""
