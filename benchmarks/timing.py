@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.process import run_quietly
 from device_agent import inputs
-from device_agent.runtime import aligned_empty, load_runtime
+from device_agent.runtime import load_runtime
+from device_agent.workloads import private_copy, somewhere
 from protos import host_lock
 from protos.records import TensorSpec
 
@@ -94,10 +95,15 @@ def _time_all(contenders: Sequence[Contender], threads: int, rounds: int) -> dic
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     runtime.pin(cpus, threads)
     kernels, outputs, numbers = {}, {}, {}
+    memory: dict[tuple[TensorSpec, ...], list[Array]] = {}
     for item in contenders:
-        output = aligned_empty(item.args[-1])
-        arrays = [_aligned(array) for array in seeded(item.args)]
-        kernel = runtime.bind(runtime.load(item.artifact), [*arrays, output])
+        # Those with equal parameters share them: where memory lies is worth a hundredth or two.
+        if item.args not in memory:
+            inputs_ = [private_copy(array) for array in seeded(item.args)]
+            memory[item.args] = [*inputs_, somewhere(item.args[-1])]
+        *_, output = memory[item.args]
+        kernel = runtime.bind(runtime.load(item.artifact), memory[item.args])
+        output.fill(0)
         kernel.run()
         outputs[item.name] = output.copy()
         if item.timed:
@@ -109,12 +115,6 @@ def _time_all(contenders: Sequence[Contender], threads: int, rounds: int) -> dic
         for name, kernel in kernels.items():
             seconds[name] += kernel.evaluate(numbers[name], 1, 0, 0)
     return {name: Timed(tuple(seconds[name]), outputs[name]) for name in seconds}
-
-
-def _aligned(array: Array) -> Array:
-    copy = aligned_empty(TensorSpec(array.shape, array.dtype.name))
-    np.copyto(copy, array)
-    return copy
 
 
 def main() -> None:

@@ -31,18 +31,20 @@ from protos.records import (
 )
 
 EVALUATOR = EvaluatorConfig(
-    repeat=3,
+    repeat=2,
     min_repeat_ms=1,
     hopeless_ratio=2.0,
-    max_repeat=20,
+    max_repeat=16,
     max_timing_ms=40,
     contender_ratio=1.05,
     precision=0.02,
+    looks=2,
     canary_every=16,
     canary_drift=0.15,
 )
-"""How a candidate is timed. Three samples tell who is no contender: not even the fastest of them is
-close to the best. A contender gets at least six, the fewest whose median has a 95 % interval."""
+"""How a candidate is timed. Two samples, and one more when all others of the lease had theirs, tell
+who is no contender: not even the fastest of them is close to the best. A contender gets at least
+six, the fewest whose median has a 95 % interval."""
 
 
 @dataclass(frozen=True)

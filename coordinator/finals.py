@@ -15,7 +15,16 @@ from dataclasses import replace
 
 from coordinator.experiments import Experiments, Lab
 from coordinator.results.selection import select
-from coordinator.search.finals import FinalsConfig, Standing, decide, heats, order, told_apart
+from coordinator.search.finals import (
+    ROUND_TURNS,
+    TURN_SAMPLES,
+    FinalsConfig,
+    Standing,
+    decide,
+    heats,
+    order,
+    told_apart,
+)
 from coordinator.task_run import FinalResult, TaskRun
 from coordinator.tuning_log import Evidence
 from protos.errors import JobFailed
@@ -36,22 +45,29 @@ ROUNDS_AHEAD = 3
 LARGEST_SHARE = 0.05
 """Of a job's time limit: what finals may be given."""
 
-EXPECTED_TASK_S = 0.6
-"""What the finals of one task take of a device: eight finalists, three rounds, 25 ms each."""
+EXPECTED_TASK_S = 1.0
+"""What the finals of one task take of a device: six finalists, two rounds, 75 ms each."""
+
+MAX_ROUND_MS = 200
+"""Of one finalist in a round; a kernel of 20 ms has fewer turns."""
 
 _NO_VERDICT = (MeasurementStatus.DEVICE_LOST, MeasurementStatus.SUSPECT)
 """Says nothing of the candidate."""
 
 
 def final_evaluator(config: EvaluatorConfig) -> EvaluatorConfig:
-    """The policy of finals: the same samples of everybody, none given up, none favoured."""
+    """The policy of finals: the same samples of everybody, none given up, none favoured.
+
+    The device samples in turn whoever needs more, and with these numbers everybody does.
+    """
     return replace(
         config,
-        repeat=6,
+        repeat=TURN_SAMPLES,
         hopeless_ratio=0.0,
-        max_repeat=0,
-        max_timing_ms=0,
+        max_repeat=TURN_SAMPLES * ROUND_TURNS,
+        max_timing_ms=MAX_ROUND_MS,
         contender_ratio=0.0,
+        looks=1,
         precision=0.0,
     )
 

@@ -38,7 +38,7 @@ class KernelRun:
             failed = replace(self.loaded.outcome, status=sampled.status, error=sampled.error)
             self.loaded = Loaded(0, failed)
             return False
-        self.progress = self.progress.after(sampled.repeats_s, sampled.busy_s)
+        self.progress = self.progress.after(plan, sampled.repeats_s, sampled.busy_s)
         return next_plan(config, best_us, self.progress) is not None
 
     def _check(self, runner: Runner, timeout_s: float) -> bool:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from protos import errors
-from protos.records import TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +54,6 @@ def find_runtime() -> Path:
         f"{LIBRARY} is not on this device. Unzip tvm/lib/{LIBRARY} from the apache-tvm wheel for "
         f"this architecture and set {RUNTIME_ENVIRONMENT} to the file, or pip install apache-tvm"
     )
-
-
-def aligned_empty(spec: TensorSpec) -> np.ndarray[Any, Any]:
-    """An uninitialised array at an address that TVM's code accepts."""
-    dtype = np.dtype(spec.dtype)
-    size_bytes = int(np.prod(spec.shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
-    return raw[start : start + size_bytes].view(dtype).reshape(spec.shape)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from protos.records import EvaluatorConfig
 SAFETY = 0.8
 """Share of the time that is left which may be planned for."""
 
-MORE_SAMPLES = 4
+MORE_SAMPLES = 5
 """Taken of a contender before it is looked at again."""
 
 MAX_NUMBER = 1_000_000
@@ -26,7 +26,10 @@ WARM_UP_BELOW_S = 0.2
 
 @dataclass(frozen=True)
 class Plan:
-    """``repeat`` samples of ``number`` runs, more where that is under ``min_repeat_ms``."""
+    """``repeat`` samples of ``number`` runs, more where that is under ``min_repeat_ms``.
+
+    With ``repeat`` at 0 it is one run.
+    """
 
     number: int
     repeat: int
@@ -39,20 +42,32 @@ class Plan:
         return self.number * self.repeat + 1
 
 
+SINGLE_RUN = Plan(1, 0, 0)
+"""Without a run before it that warms the caches."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a candidate's time: the run that checked it, the samples that came after it,
-    what they took, and what all of its runs took; seconds."""
+    """What is known of a candidate's time: its fastest single run (the first one checked it), the
+    samples that came after it, what they took, and what all of its runs took; seconds. ``looks``
+    counts how often it was its turn."""
 
     run_s: float
     samples_s: tuple[float, ...] = ()
     spent_s: float = 0.0
     busy_s: float = 0.0
+    looks: int = 1
 
-    def after(self, seconds: Sequence[float], took_s: float) -> Progress:
+    def after(self, plan: Plan, seconds: Sequence[float], took_s: float) -> Progress:
         """With what a plan gave, which took ``took_s``."""
-        samples_s = (*self.samples_s, *seconds)
-        return Progress(self.run_s, samples_s, self.spent_s + took_s, self.busy_s + took_s)
+        single = plan == SINGLE_RUN
+        return Progress(
+            min(self.run_s, *seconds) if single else self.run_s,
+            self.samples_s if single else (*self.samples_s, *seconds),
+            self.spent_s + took_s,
+            self.busy_s + took_s,
+            self.looks + (single or bool(self.samples_s)),
+        )
 
     @property
     def repeats_s(self) -> tuple[float, ...]:
@@ -69,13 +84,25 @@ def next_plan(config: EvaluatorConfig, best_us: float, progress: Progress) -> Pl
     """What to do next with a candidate whose output was right; None: it is done.
 
     ``repeat`` samples of one that is not hopeless, and then some more at a time of a contender.
+    Whoever looks hopeless, or like no contender, gets another look before it is believed: what
+    slows a device for a tenth of a second is over by then.
     """
+    last_look = progress.looks >= config.looks
     if not progress.samples_s and is_hopeless(config, best_us, progress.run_s):
-        return None
+        return None if last_look else SINGLE_RUN
     count = more_samples(config, best_us, progress.samples_s, progress.spent_s)
+    if not count and not last_look and not _capped(config, progress):
+        count = 1
     if not count:
         return None
     return plan(config, count, progress.latest_s, config.timeout_s - progress.busy_s)
+
+
+def _capped(config: EvaluatorConfig, progress: Progress) -> bool:
+    """Whether it may have no more samples, however good it is."""
+    if len(progress.samples_s) >= config.max_repeat:
+        return True
+    return 0 < config.max_timing_ms <= progress.spent_s * 1e3
 
 
 def is_hopeless(config: EvaluatorConfig, best_us: float, run_s: float) -> bool:

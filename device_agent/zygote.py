@@ -137,7 +137,9 @@ class Zygote:
 
     def _load(self, frame: Frame) -> dict[str, Any]:
         """Load a candidate into a child, which then waits."""
-        workload = self._workloads.get(str(frame.header["workload"]))
+        key = str(frame.header["workload"])
+        used = any(workload.spec.key == key for _child, workload in self._children.values())
+        workload = self._workloads.get(key) if used else self._workloads.move(key)
         if workload is None:
             return {"unknown_workload": True}
         timeout_s = float(frame.header["timeout_s"])

@@ -132,7 +132,7 @@ class TensorSpec(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
 
 class EvaluatorConfig(_message.Message):
-    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache", "max_repeat", "max_timing_ms", "contender_ratio", "precision", "canary_every", "canary_drift")
+    __slots__ = ("number", "repeat", "min_repeat_ms", "timeout_s", "hopeless_ratio", "cold_cache", "max_repeat", "max_timing_ms", "contender_ratio", "precision", "canary_every", "canary_drift", "looks")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     REPEAT_FIELD_NUMBER: _ClassVar[int]
     MIN_REPEAT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class EvaluatorConfig(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     CANARY_EVERY_FIELD_NUMBER: _ClassVar[int]
     CANARY_DRIFT_FIELD_NUMBER: _ClassVar[int]
+    LOOKS_FIELD_NUMBER: _ClassVar[int]
     number: int
     repeat: int
     min_repeat_ms: int
@@ -157,7 +158,8 @@ class EvaluatorConfig(_message.Message):
     precision: float
     canary_every: int
     canary_drift: float
-    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ..., max_repeat: _Optional[int] = ..., max_timing_ms: _Optional[int] = ..., contender_ratio: _Optional[float] = ..., precision: _Optional[float] = ..., canary_every: _Optional[int] = ..., canary_drift: _Optional[float] = ...) -> None: ...
+    looks: int
+    def __init__(self, number: _Optional[int] = ..., repeat: _Optional[int] = ..., min_repeat_ms: _Optional[int] = ..., timeout_s: _Optional[float] = ..., hopeless_ratio: _Optional[float] = ..., cold_cache: _Optional[bool] = ..., max_repeat: _Optional[int] = ..., max_timing_ms: _Optional[int] = ..., contender_ratio: _Optional[float] = ..., precision: _Optional[float] = ..., canary_every: _Optional[int] = ..., canary_drift: _Optional[float] = ..., looks: _Optional[int] = ...) -> None: ...
 
 class Trial(_message.Message):
     __slots__ = ("candidate_key", "artifact")

@@ -131,7 +131,8 @@ class EvaluatorConfig:
     ``contender_ratio`` times the task's best, is sampled on until the confidence interval of its
     median is narrower than ``precision`` times the median, ``max_repeat`` samples are there, or
     ``max_timing_ms`` have gone into them (0: no limit of time). With ``max_repeat`` at 0 nothing is
-    sampled on.
+    sampled on. A candidate that looks hopeless, or like no contender, is believed when it did so in
+    ``looks`` of its turns; between them are those of the other candidates of its lease.
 
     A canary runs before the first measurement and after every ``canary_every``; when it is off its
     reference by more than the share ``canary_drift``, the measurements since the last good one are
@@ -150,6 +151,7 @@ class EvaluatorConfig:
     precision: float = 0.0
     canary_every: int = 0
     canary_drift: float = 0.0
+    looks: int = 1
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -147,12 +147,44 @@ def test_a_hopeless_candidate_has_its_single_run_and_others_their_samples() -> N
     assert checked.repeats_s == (1e-3,)
     plan = timing.next_plan(CONFIG, 900.0, checked)
     assert plan == timing.Plan(10, 5, 10)
-    timed = checked.after([1.1e-3] * 5, 0.06)
+    timed = checked.after(plan, [1.1e-3] * 5, 0.06)
     assert timed.repeats_s == (1.1e-3,) * 5
     assert (timed.spent_s, timed.busy_s) == (0.06, pytest.approx(0.062))
     assert timing.next_plan(CONFIG, 900.0, timed) is None, "no more than the least"
     late = dataclasses.replace(checked, busy_s=CONFIG.timeout_s)
     assert timing.next_plan(CONFIG, 900.0, late) is None, "there is no time left"
+
+
+def test_who_looks_slow_is_believed_the_second_time() -> None:
+    config = EvaluatorConfig(
+        repeat=2,
+        min_repeat_ms=1,
+        hopeless_ratio=2.0,
+        max_repeat=20,
+        contender_ratio=1.05,
+        precision=0.02,
+        looks=2,
+    )
+    disturbed = timing.Progress(run_s=3e-3, busy_s=6e-3)
+    single = timing.next_plan(config, 1000.0, disturbed)
+    assert single == timing.SINGLE_RUN
+    assert timing.next_plan(config, 1000.0, disturbed.after(single, [3.1e-3], 3e-3)) is None
+    recovered = disturbed.after(single, [1e-3], 1e-3)
+    assert recovered.run_s == 1e-3
+    assert timing.next_plan(config, 1000.0, recovered) == timing.Plan(1, 2, 1)
+    first = timing.Progress(run_s=1.5e-3, busy_s=3e-3)
+    plan = timing.Plan(1, 2, 1)
+    assert timing.next_plan(config, 1000.0, first) == plan
+    slow = first.after(plan, [1.5e-3, 1.6e-3], 5e-3)
+    look = timing.next_plan(config, 1000.0, slow)
+    assert look == timing.Plan(1, 1, 1)
+    assert timing.next_plan(config, 1000.0, slow.after(look, [1.4e-3], 3e-3)) is None
+    fast = slow.after(look, [1.01e-3], 2e-3)
+    more = timing.next_plan(config, 1000.0, fast)
+    assert more is not None, "it was disturbed at first"
+    assert more.repeat == timing.MORE_SAMPLES
+    costly = dataclasses.replace(config, max_timing_ms=4)
+    assert timing.next_plan(costly, 1000.0, slow) is None, "it has had its time"
 
 
 SEQUENTIAL = EvaluatorConfig(repeat=6, max_repeat=30, contender_ratio=1.05, precision=0.02)

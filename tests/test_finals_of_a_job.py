@@ -18,6 +18,7 @@ from coordinator.stages import StageClock
 from coordinator.task_run import TaskRun
 from coordinator.tuning_log import TuningLog
 from device_agent.build import BuildOutcome
+from device_agent.timing import Progress, next_plan
 from protos.records import (
     UNTUNED_TRACE,
     Artifact,
@@ -146,7 +147,7 @@ def test_a_tie_is_said(log: TuningLog) -> None:
     run = hold(made)
     assert run.final is not None
     assert run.final.tied == 2
-    assert 2 <= len(made[0].rounds) <= 6
+    assert 2 <= len(made[0].rounds) <= 5
     firsts = [played[0] for played in made[0].rounds]
     assert len(set(firsts)) > 1, "the order rotates"
 
@@ -188,11 +189,13 @@ def test_the_untuned_program_may_win(log: TuningLog) -> None:
 
 def test_finals_take_the_same_samples_of_everybody() -> None:
     policy = final_evaluator(EVALUATOR)
-    assert (policy.repeat, policy.max_repeat, policy.hopeless_ratio) == (6, 0, 0.0)
+    unknown = next_plan(policy, 1.0, Progress(1e-3, (1e-3,) * 30, 0.030, 0.1))
+    assert unknown is not None, "neither how slow nor how well known it is ends it"
+    assert next_plan(policy, 1.0, Progress(1e-3, (1e-3,) * 35, 0.035, 0.1)) is None
     assert policy.min_repeat_ms == EVALUATOR.min_repeat_ms
 
 
 def test_what_is_reserved_is_a_small_share_of_the_limit() -> None:
     assert reserve_s(30.0, 100, 1) == pytest.approx(1.5)
-    assert reserve_s(3600.0, 10, 1) < 10.0
+    assert reserve_s(3600.0, 10, 1) < 20.0
     assert reserve_s(3600.0, 10, 2) == reserve_s(3600.0, 10, 1) / 2

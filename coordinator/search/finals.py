@@ -1,10 +1,12 @@
 """Who is timed again before a task's winner is declared, and until when (pure).
 
 The fastest of some hundred single measurements is the luckiest of several that are as fast. So the
-best few are timed again in rounds, each of them once a round, until one has been told apart from
-the others or they are declared a tie. Two are told apart when the 95 % interval of the one's median
-(protos/median.py) lies above the other's. As in a racing algorithm (O. Maron and A. W. Moore,
-Hoeffding Races, NIPS 1993), who is out takes no more of the device's time.
+best few are timed again in rounds, until one has been told apart from the others or they are
+declared a tie. In a round the device takes them in turn, some samples of each again and again; what
+disturbs it for longer than a turn disturbs them alike. So two are compared turn by turn: they are
+told apart when the 95 % interval of the median of the ratios (protos/median.py) is above one. As in
+a racing algorithm (O. Maron and A. W. Moore, Hoeffding Races, NIPS 1993), who is out takes no more
+of the device's time.
 
 Programs with and without threads race apart: the whole model decides between them later
 (docs/decisions/0009-the-whole-model-decides.md).
@@ -21,6 +23,12 @@ from coordinator.tuning_log import Evidence
 from protos.median import median_interval
 from protos.records import UNTUNED_TRACE
 
+TURN_SAMPLES = 5
+"""Samples that a device takes of one finalist before the next one's turn."""
+
+ROUND_TURNS = 7
+"""Turns of a finalist in a round."""
+
 
 @dataclass(frozen=True)
 class FinalsConfig:
@@ -28,17 +36,20 @@ class FinalsConfig:
 
     At most ``finalists`` of each kind that are within ``within`` times the best of their kind; the
     serial ones only if the best of them is also so close to the best of all, or no more than
-    ``serial_within_us`` slower. At most ``rounds`` rounds, and at least ``least_rounds`` where
-    there is somebody to be told apart. Those that are surely less than the share ``alike`` apart
-    are a tie. Tasks with less than ``min_share`` of the model's time have none.
+    ``serial_within_us`` slower. At most ``rounds`` rounds. A round is a process
+    of each, and where memory lies in a process may be good or bad luck: who is slower by the share
+    ``clear`` is out at once, and who is slower by less after ``least_rounds``. Those that are then
+    surely less than the share ``alike`` apart are a tie. Tasks with less than ``min_share`` of the
+    model's time have none.
     """
 
-    finalists: int = 4
-    within: float = 1.10
+    finalists: int = 6
+    within: float = 1.15
     serial_within_us: float = 15.0
-    rounds: int = 6
-    least_rounds: int = 2
-    alike: float = 0.01
+    rounds: int = 5
+    least_rounds: int = 3
+    clear: float = 0.05
+    alike: float = 0.005
     min_share: float = 0.01
 
 
@@ -54,6 +65,17 @@ class Standing:
     def samples_s(self) -> list[float]:
         """Those of all rounds."""
         return [sample for samples in self.rounds_s for sample in samples]
+
+    @property
+    def turns_s(self) -> list[list[float]]:
+        """The medians of its turns in each round."""
+        return [
+            [
+                statistics.median(samples[start : start + TURN_SAMPLES])
+                for start in range(0, len(samples), TURN_SAMPLES)
+            ]
+            for samples in self.rounds_s
+        ]
 
 
 @dataclass(frozen=True)
@@ -106,32 +128,47 @@ def decide(heat: Sequence[Standing], config: FinalsConfig) -> Verdict:
     if not seen:
         return Verdict(unseen)
     leader = min(seen, key=lambda one: (statistics.median(one.samples_s), one.key))
-    tied = [one for one in seen if one is not leader and not told_apart(leader, one)]
+    leader = min(seen, key=lambda one: (_ratio(leader, one), one.key))
+    tied = [one for one in seen if one is not leader and not _is_out(leader, one, config)]
     others = tuple(one.key for one in tied)
-    least = 1 if len(running) == 1 else config.least_rounds
-    over = played >= config.rounds or (played >= least and _settled(leader, tied, config))
+    over = played >= config.rounds or _settled(leader, tied, config)
     if unseen and played < config.rounds:
         over = False
     again = () if over else tuple(one.key for one in running if one in (leader, *tied)) + unseen
     return Verdict(again, leader.key, others)
 
 
-def told_apart(leader: Standing, other: Standing) -> bool:
-    """Whether the other one is surely slower."""
-    mine, theirs = median_interval(leader.samples_s), median_interval(other.samples_s)
-    return mine is not None and theirs is not None and theirs[0] > mine[1]
+def _ratios(leader: Standing, other: Standing) -> list[float]:
+    """How much longer the other one took, in each turn that both had."""
+    return [
+        theirs / mine
+        for rounds in zip(leader.turns_s, other.turns_s, strict=False)
+        for mine, theirs in zip(*rounds, strict=False)
+    ]
+
+
+def _ratio(leader: Standing, other: Standing) -> float:
+    ratios = _ratios(leader, other)
+    return statistics.median(ratios) if ratios else float("inf")
+
+
+def told_apart(leader: Standing, other: Standing, by: float = 0.0) -> bool:
+    """Whether the other one is surely slower, by this share."""
+    interval = median_interval(_ratios(leader, other))
+    return interval is not None and interval[0] > 1.0 + by
+
+
+def _is_out(leader: Standing, other: Standing, config: FinalsConfig) -> bool:
+    early = min(len(leader.rounds_s), len(other.rounds_s)) < config.least_rounds
+    return told_apart(leader, other, config.clear if early else 0.0)
 
 
 def _settled(leader: Standing, tied: Sequence[Standing], config: FinalsConfig) -> bool:
     """Whether more rounds would change nothing that matters."""
-    if not tied:
-        return True
-    intervals = [median_interval(one.samples_s) for one in (leader, *tied)]
-    known = [interval for interval in intervals if interval is not None]
-    if len(known) < len(intervals):
+    if tied and len(leader.rounds_s) < config.least_rounds:
         return False
-    lowest, highest = min(low for low, _ in known), max(high for _, high in known)
-    return highest <= lowest * (1 + config.alike)
+    intervals = [median_interval(_ratios(leader, one)) for one in tied]
+    return all(i is not None and i[1] <= 1 + config.alike for i in intervals)
 
 
 def order(keys: Sequence[str], played: int) -> list[str]:

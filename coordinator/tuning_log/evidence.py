@@ -67,8 +67,8 @@ class Evidence:
 
 def is_final(evaluator: EvaluatorConfig) -> bool:
     """Whether a measurement under this policy belongs to finals: as many samples for all of them,
-    however slow or promising they are."""
-    return evaluator.hopeless_ratio == 0 and evaluator.max_repeat == 0
+    however slow, promising or well known they are."""
+    return evaluator.hopeless_ratio == 0 and evaluator.precision == 0
 
 
 def evidence(

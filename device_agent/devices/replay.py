@@ -95,7 +95,7 @@ class ReplayRunner:
     def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
         """Equal repeats, at once."""
         _takes_s, latency_s = self._waiting[child]
-        return Sampled(MeasurementStatus.OK, "", (latency_s,) * plan.repeat)
+        return Sampled(MeasurementStatus.OK, "", (latency_s,) * max(plan.repeat, 1))
 
     def end(self, child: int) -> None:
         """Forget a candidate."""
