@@ -33,7 +33,7 @@ from protos.records import (
 EVALUATOR = EvaluatorConfig(
     repeat=2,
     min_repeat_ms=1,
-    hopeless_ratio=2.0,
+    hopeless_ratio=1.5,
     max_repeat=16,
     max_timing_ms=40,
     contender_ratio=1.05,

@@ -35,6 +35,9 @@ SEARCH_ACTORS = 1
 KEPT_LIMIT_S = 30.0
 """A time limit shorter than this still has its untuned operators timed to the end."""
 
+LOG_PATIENCE_S = 60.0
+"""How long a job goes on without its tuning log: a server that is restarted is back by then."""
+
 
 def stage_line(stage: str, aside: str) -> str:
     """What people see of a stage; ``aside`` says which devices are set aside, if all are."""
@@ -131,8 +134,8 @@ class JobRunner:
         deadline = await self._start_time()
         self._budget = Budget(spec.trials, deadline)
         await self._set(stage="timing the untuned operators")
-        saver = asyncio.create_task(self._save_now_and_then())
-        try:
+
+        async def experiments() -> None:
             await self._baseline(tuner, deadline)
             await self._set(stage="tuning")
             self._budget = Budget(spec.trials, self._tuning_deadline(deadline, tuner, device))
@@ -145,8 +148,16 @@ class JobRunner:
             finals = Finals(lab, tuner.experiments, tuner.runs, self._progress)
             with self._clock.stage("finals"):
                 await finals.hold(deadline)
+
+        work = asyncio.create_task(experiments())
+        saver = asyncio.create_task(self._save_now_and_then())
+        try:
+            await asyncio.wait({work, saver}, return_when=asyncio.FIRST_COMPLETED)
+            (work if work.done() else saver).result()
         finally:
-            saver.cancel()
+            for task in (work, saver):
+                task.cancel()
+            await asyncio.gather(work, saver, return_exceptions=True)
             self._progress()
             self._budget = None  # the tuning time ends here
             # What was spent counts when the same command continues the job.
@@ -223,12 +234,23 @@ class JobRunner:
         self._changed(self.job)
 
     async def _save_now_and_then(self) -> None:
+        """Every two seconds; raises JobFailed when the log has been unavailable for too long.
+
+        Without it no measurement is acknowledged, so the job would wait for ever.
+        """
+        saved_at = time.monotonic()
         while True:
             await asyncio.sleep(2.0)
             self._progress()
             try:
                 await asyncio.to_thread(self._log.save_job, self.job)
+                saved_at = time.monotonic()
             except LogUnavailable as error:
+                if time.monotonic() - saved_at > LOG_PATIENCE_S:
+                    raise JobFailed(
+                        f"nothing could be written for {LOG_PATIENCE_S:.0f} s: {error}. What was "
+                        "acknowledged is kept; the same command continues when the log is back"
+                    ) from error
                 log.warning("job %s: its progress is not saved: %s", self.job.job_id, error)
 
     async def _say_what_it_waits_for(self, kind: str) -> None:

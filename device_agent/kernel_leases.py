@@ -210,10 +210,10 @@ class KernelLeases:
         with self._turn.measuring() as waited_s:
             run.waited_s += waited_s
             run.before = run.before or read_telemetry(self._device.cpus)
-            try:
-                return run.piece(self._runner, work.evaluator, best_us)
-            finally:
+            more = run.piece(self._runner, work.evaluator, best_us)
+            if not more:
                 run.after = read_telemetry(self._device.cpus)
+            return more
 
     def _canary(self, work: KernelWork, data: bytes) -> Outcome:
         """Check and time a kernel that is its own reference."""
