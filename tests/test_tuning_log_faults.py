@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import psycopg
 import pytest
 
+from coordinator import job_runner
+from coordinator.job_runner import JobRunner
 from coordinator.tuning_log import TuningLog
-from protos.errors import LogUnavailable
+from protos.errors import JobFailed, LogUnavailable
 from protos.records import JobSpec, Task
 
 pytest_plugins = ("tests.postgres",)
@@ -239,3 +243,17 @@ def test_the_log_goes_on_after_the_server_dropped_its_connections(postgres_url: 
     log.touch_job(job_id)
     assert log.job(job_id).job_id == job_id
     log.close()
+
+
+def test_a_job_fails_when_its_log_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A closed log refuses as one does whose server is gone or whose disk is full."""
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    job = log.add_job(JobSpec("m", "0" * 64, "{}", trials=1), "test", embedded=True)
+    runner = JobRunner(job, log, cast(Any, None), cast(Any, None), lambda job: None)
+    log.close()
+    monkeypatch.setattr(job_runner, "LOG_PATIENCE_S", 3.0)
+    with pytest.raises(JobFailed, match=r"written for 3 s: the tuning log .* the same command"):
+        asyncio.run(runner._save_now_and_then())
+    assert "its progress is not saved" in caplog.text, "it was patient at first"
