@@ -38,7 +38,7 @@ class TimingTurn:
     def working(self) -> Iterator[None]:
         """Use the CPUs beside those who build; ends the turn."""
         self.end()
-        with host_lock.working() if self._cpus else contextlib.nullcontext():
+        with host_lock.working(self._cpus):
             yield
 
     def end(self) -> None:

@@ -1,11 +1,11 @@
 """The lock between those who time kernels on a host and those who build on it (DESIGN, 9).
 
 A contract between processes: every measurement on the host's CPUs c takes ``timing(c)``, every
-build, proposal or training takes ``working()``. Work runs beside work, timings run beside timings
-on other CPUs, and a timing never runs beside work. It is a reader-writer lock per CPU (``flock``
-on files that all processes of the host share), with a gate in front of each so that neither side
-starves: whoever waits holds the gate, and later arrivals queue behind it. The kernel releases the
-locks of a process that dies.
+build, proposal or training takes ``working()``, and an agent that loads candidates ``working(c)``.
+Work runs beside work, timings run beside timings on other CPUs, and a timing never runs beside work
+on its CPUs. It is a reader-writer lock per CPU (``flock`` on files that all processes of the host
+share), with a gate in front of each so that neither side starves: whoever waits holds the gate, and
+later arrivals queue behind it. The kernel releases the locks of a process that dies.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def timing(cpus: Iterable[int]) -> contextlib.AbstractContextManager[float]:
     return _hold(cpus, fcntl.LOCK_EX)
 
 
-def working() -> contextlib.AbstractContextManager[float]:
-    """Work on any CPU of this host while nobody times; gives the seconds waited."""
-    return _hold(all_cpus(), fcntl.LOCK_SH)
+def working(cpus: Iterable[int] | None = None) -> contextlib.AbstractContextManager[float]:
+    """Work on these CPUs (default: any of this host) while nobody times there; gives the seconds
+    waited."""
+    return _hold(all_cpus() if cpus is None else cpus, fcntl.LOCK_SH)
