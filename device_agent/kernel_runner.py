@@ -70,16 +70,6 @@ class Loaded:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """What a plan of timing gave: seconds per run if it is OK, and what it took."""
-
-    status: MeasurementStatus
-    error: str = ""
-    repeats_s: tuple[float, ...] = ()
-    busy_s: float = 0.0
-
-
 class ChildLostError(Exception):
     """The candidate's process went with the zygote, for which it is not to blame."""
 
@@ -168,17 +158,17 @@ class KernelRunner:
             Parts(check_s=answer.get("busy_s", 0.0)),
         )
 
-    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Outcome:
         """Time a candidate that was right, by a plan; raises ChildLostError.
 
-        If the answer is not OK, the child has ended.
+        ``repeats_s`` are seconds per run. If the outcome is not OK, the child has ended.
         """
         answer = self._ask_child("sample", child, timeout_s, {"plan": dataclasses.asdict(plan)})
-        return Sampled(
+        return Outcome(
             MeasurementStatus[answer["status"]],
             answer["error"],
             tuple(answer.get("repeats_s", ())),
-            answer.get("busy_s", 0.0),
+            busy_s=answer.get("busy_s", 0.0),
         )
 
     def _ask_child(

@@ -27,7 +27,7 @@ from device_agent.canary import (
 )
 from device_agent.devices.cpu import describe_cpu
 from device_agent.kernel_run import measure
-from device_agent.kernel_runner import KernelRunner, Loaded, Outcome, Sampled
+from device_agent.kernel_runner import KernelRunner, Loaded, Outcome
 from device_agent.lease_worker import LeaseWorker
 from device_agent.timing import Plan
 from protos.records import (
@@ -179,10 +179,10 @@ class SetClock:
             return outcome
         return Outcome(MeasurementStatus.WRONG_OUTPUT)
 
-    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Outcome:
         if child != self._canary:
             return self._real.sample(child, plan, timeout_s)
-        return Sampled(MeasurementStatus.OK, "", (self._time_s,) * plan.repeat)
+        return Outcome(MeasurementStatus.OK, "", (self._time_s,) * plan.repeat)
 
     def end(self, child: int) -> None:
         self._real.end(child)

@@ -222,6 +222,13 @@ def await_child(runner: KernelRunner) -> int:
                     return pid
 
 
+def await_stopped(pid: int) -> None:
+    """Until the signal has arrived; for ever if the process goes on."""
+    pause = threading.Event()
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        pause.wait(0.01)
+
+
 def _refused(runner: KernelRunner, work: KernelWork) -> None:
     """Measure without end, until the runner is closed."""
     outcome = measure(runner, work, kernels.kernel("endless"))
@@ -274,7 +281,7 @@ def test_candidates_wait_together_without_taking_the_cpu(runner: KernelRunner) -
     children = [one.child for one in loaded if one is not None]
     assert len(set(children)) == 3
     for child in children:
-        assert psutil.Process(child).status() == psutil.STATUS_STOPPED
+        await_stopped(child)
     right, wrong, _ = children
     assert runner.check(wrong, 20.0).status is MeasurementStatus.WRONG_OUTPUT
     assert runner.check(right, 20.0).status is MeasurementStatus.OK, "the other left no trace"

@@ -211,5 +211,6 @@ def test_one_wrong_output_outweighs_every_right_one() -> None:
 
 def test_what_marks_a_final() -> None:
     assert is_final(final_evaluator(EVALUATOR))
+    assert is_final(EvaluatorConfig(hopeless_ratio=0, max_repeat=0)), "of earlier versions"
     assert not is_final(EVALUATOR)
     assert not is_final(EvaluatorConfig())

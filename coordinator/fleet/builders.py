@@ -18,6 +18,7 @@ from protos.records import Candidate, MeasurementStatus, Task
 
 BUILD_TIMEOUT_S = 60.0
 NICE = 15
+"""Of a build worker: an agent on the same host loads candidates for the next turn meanwhile."""
 
 
 class BuildWorker:

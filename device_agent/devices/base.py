@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from device_agent.kernel_runner import Loaded, Outcome, Sampled
+from device_agent.kernel_runner import Loaded, Outcome
 from device_agent.timing import Plan
 from protos.records import KernelWork
 
@@ -29,7 +29,7 @@ class Runner(Protocol):
         ChildLostError if it was lost through no fault of its own. If the outcome is not OK, its
         process has ended."""
 
-    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Outcome:
         """Time a candidate that was right, by a plan; the same holds as for ``check``."""
 
     def end(self, child: int) -> None:

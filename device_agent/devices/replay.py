@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from device_agent.devices.cpu import CPUINFO, check_target, default_target, parse_cpuinfo
-from device_agent.kernel_runner import LeaseFailedError, Loaded, Outcome, Sampled
+from device_agent.kernel_runner import LeaseFailedError, Loaded, Outcome
 from device_agent.timing import Plan
 from protos.records import Device, KernelWork, MeasurementStatus, sha256_hex
 
@@ -92,10 +92,10 @@ class ReplayRunner:
         busy_s = time.monotonic() - started
         return Outcome(MeasurementStatus.OK, repeats_s=(latency_s,), busy_s=busy_s)
 
-    def sample(self, child: int, plan: Plan, timeout_s: float) -> Sampled:
+    def sample(self, child: int, plan: Plan, timeout_s: float) -> Outcome:
         """Equal repeats, at once."""
         _takes_s, latency_s = self._waiting[child]
-        return Sampled(MeasurementStatus.OK, "", (latency_s,) * max(plan.repeat, 1))
+        return Outcome(MeasurementStatus.OK, "", (latency_s,) * max(plan.repeat, 1))
 
     def end(self, child: int) -> None:
         """Forget a candidate."""
