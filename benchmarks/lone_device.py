@@ -110,11 +110,13 @@ class LoneDevice:
         best_us: float = 0.0,
         evaluator: EvaluatorConfig | None = None,
         leases: int = LEASES,
+        pacemaker: Contender | None = None,
     ) -> list[Measurement | None]:
         """Measure kernels in this order; None for one that stayed without an answer."""
         work = KernelWork(
             *(task.workload_key, task.args, task.num_outputs, 0, reference),
             *(evaluator or self.evaluator, (), best_us, self._canary),
+            pacemaker=Artifact.of(pacemaker.artifact) if pacemaker is not None else None,
         )
         results: list[Measurement | None] = [None] * len(kernels)
         for _ in range(leases):

@@ -3,8 +3,8 @@
 ``python -m benchmarks.timing_quality [--quick] [--sets N]``
 
 ``idle_spread`` and ``disturbed_spread``: one good candidate of the 3×3 convolution, built once, is
-measured fifty times in blocks of five over the whole run; the spread is (95th − 5th percentile) /
-median of the fifty latencies. In the disturbed blocks a neighbour keeps each CPU busy for 0.3 of
+measured fifty times over the whole run, five times in a lease with seven other candidates, as in a
+job; the spread is (95th − 5th percentile) / median of the fifty latencies. In the disturbed blocks a neighbour keeps each CPU busy for 0.3 of
 every second. ``suspect_idle`` and ``suspect_disturbed`` count the farm's measurements that its
 canary put in doubt; those are measured again, a few times, and what stays without an answer
 (``unanswered_…``) is not in the spread.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -104,9 +105,17 @@ def neighbour() -> Iterator[None]:
 def block(close: CloseSet, device: LoneDevice, stock: StockRunner, series: Series) -> None:
     """Measure the set's first candidate a few times by each side."""
     suspect = device.suspect
-    subject = [close.kernels[0]] * PER_BLOCK
-    measured = device.measure(close.task, close.reference, subject, close.latencies_us[0])
-    right = [m.latency_us * 1e-6 for m in measured if m is not None and m.latency_us is not None]
+    subject, *others = close.kernels
+    lease = [*others, *[subject] * PER_BLOCK]
+    random.Random(len(series.stock_s)).shuffle(lease)
+    measured = device.measure(
+        close.task, close.reference, lease, close.latencies_us[0], pacemaker=subject
+    )
+    right = [
+        measurement.latency_us * 1e-6
+        for kernel, measurement in zip(lease, measured, strict=True)
+        if kernel is subject and measurement is not None and measurement.latency_us is not None
+    ]
     series.farm_s += right
     series.suspect += device.suspect - suspect
     series.unanswered += PER_BLOCK - len(right)

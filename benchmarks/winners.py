@@ -19,9 +19,16 @@ from benchmarks.lone_device import PATIENT_LEASES, LoneDevice, untuned
 from benchmarks.timing import Contender
 from coordinator.finals import final_evaluator
 from coordinator.search.evolution import Evolution, Program
-from coordinator.search.finals import FinalsConfig, Standing, decide, heats, order
+from coordinator.search.finals import (
+    TURN_SAMPLES,
+    FinalsConfig,
+    Standing,
+    decide,
+    heats,
+    order,
+)
 from coordinator.search.traces import trace_to_json
-from coordinator.tuning_log import Evidence
+from coordinator.tuning_log import Evidence, turns_s
 from device_agent.build import build_kernel, register_intrinsics
 from protos.records import Artifact, Candidate, Task, sha256_hex
 
@@ -61,7 +68,10 @@ def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSe
         new = [(p, k) for p, k in built if k is not None and k.name not in found]
         best_us = min((us for us, *_ in found.values()), default=0.0)
         kernels = [kernel for _, kernel in new]
-        measured = device.measure(task, reference, kernels, best_us, leases=PATIENT_LEASES)
+        fastest = min(found.values(), key=lambda item: item[0])[1] if found else None
+        measured = device.measure(
+            *(task, reference, kernels, best_us), leases=PATIENT_LEASES, pacemaker=fastest
+        )
         for (program, kernel), measurement in zip(new, measured, strict=True):
             if measurement is not None and measurement.latency_us is not None:
                 trace = trace_to_json(program.trace)
@@ -110,6 +120,7 @@ def farms_winner(close: CloseSet, device: LoneDevice, config: FinalsConfig | Non
                 close.reference,
                 [kernels[name] for name in again],
                 evaluator=final_evaluator(device.evaluator),
+                pacemaker=close.kernels[0],
             )
             for name, measurement in zip(again, measured, strict=True):
                 if measurement is not None:
@@ -119,15 +130,13 @@ def farms_winner(close: CloseSet, device: LoneDevice, config: FinalsConfig | Non
             winners.append(standings[leader])
     if not winners:
         return close.kernels[0].name
-    return min(winners, key=lambda one: statistics.median(one.samples_s)).key
+    return min(winners, key=lambda one: one.latency_s).key
 
 
 def _after(standing: Standing, repeats_s: Sequence[float]) -> Standing:
-    return replace(
-        standing,
-        rounds_s=(*standing.rounds_s, tuple(repeats_s)) if repeats_s else standing.rounds_s,
-        failed=not repeats_s,
-    )
+    if not repeats_s:
+        return replace(standing, failed=True)
+    return replace(standing, rounds_s=(*standing.rounds_s, turns_s(repeats_s, TURN_SAMPLES)))
 
 
 def loss(winner: str, rounds_s: Mapping[str, Sequence[float]]) -> float:

@@ -34,17 +34,17 @@ EVALUATOR = EvaluatorConfig(
     repeat=2,
     min_repeat_ms=1,
     hopeless_ratio=1.5,
-    max_repeat=16,
+    max_repeat=12,
     max_timing_ms=40,
-    contender_ratio=1.05,
+    contender_ratio=1.08,
     precision=0.02,
-    looks=2,
+    looks=3,
     canary_every=16,
     canary_drift=0.15,
 )
-"""How a candidate is timed. Two samples, and one more when all others of the lease had theirs, tell
-who is no contender: not even the fastest of them is close to the best. A contender gets at least
-six, the fewest whose median has a 95 % interval."""
+"""How a candidate is timed. Two samples, and two more, each when all others of the lease had theirs,
+tell who is no contender: not even the fastest of them is close to the best. A contender gets at
+least six, the fewest whose median has a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ class Experiments:
             (),
             run.best_us or 0.0,
             await self._watcher(),
+            run.pacemaker(),
         )
         with lab.clock.stage("measure"):
             measurements = await lab.fleet.measure(lab.job_id, lab.device.kind, work, trials)

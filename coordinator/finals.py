@@ -26,7 +26,7 @@ from coordinator.search.finals import (
     told_apart,
 )
 from coordinator.task_run import FinalResult, TaskRun
-from coordinator.tuning_log import Evidence
+from coordinator.tuning_log import Evidence, turns_s
 from protos.errors import JobFailed
 from protos.median import median_interval
 from protos.records import (
@@ -82,7 +82,7 @@ def result(known: Sequence[Evidence]) -> FinalResult | None:
     winner = select(known, 0.0)
     if winner is None or winner.pooled_us is None or not winner.finals_s:
         return None
-    interval = median_interval(winner.final_samples_us)
+    interval = median_interval(winner.final_turns_us)
     mine = _standing(winner)
     others = [item for item in known if item is not winner and item.finals_s and item.latency_us]
     return FinalResult(
@@ -229,4 +229,6 @@ def _after(standing: Standing, measurement: Measurement | None) -> Standing:
         return standing
     if not measurement.ok:
         return replace(standing, failed=True)
-    return replace(standing, rounds_s=(*standing.rounds_s, measurement.repeats_s))
+    return replace(
+        standing, rounds_s=(*standing.rounds_s, turns_s(measurement.repeats_s, TURN_SAMPLES))
+    )

@@ -80,6 +80,12 @@ class TaskRun:
             if latency_us <= max(KEPT_RATIO * best_us, best_us + KEPT_US):
                 self.artifacts[measurement.candidate_key] = artifact
 
+    def pacemaker(self) -> Artifact | None:
+        """The bytes of the fastest candidate, if any are kept."""
+        timed = {key: o.latency_us for key, o in self.outcomes.items() if o.latency_us is not None}
+        keys = [key for key in self.artifacts if key in timed]
+        return self.artifacts[min(keys, key=timed.__getitem__)] if keys else None
+
     def note(self, outcome: Outcome) -> None:
         """Take an outcome into account; the untuned program is no trial."""
         if outcome.candidate.key in self.outcomes:

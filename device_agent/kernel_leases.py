@@ -26,6 +26,7 @@ from device_agent.kernel_runner import (
     Loaded,
     Outcome,
 )
+from device_agent.pacemaker import Pace, Pacemaker
 from device_agent.telemetry import read_telemetry
 from device_agent.turn import TimingTurn
 from protos.records import (
@@ -112,24 +113,29 @@ class KernelLeases:
         self._report = report
         self._closed = closed
         self._best = _Best()
+        self._pace = Pace()
         self._watch = CanaryWatch(self._canary, turn, closed)
 
     def execute(self, lease: KernelLease) -> None:
         """Measure its trials; raises LeaseFailedError and what the artifacts' transfer raises."""
         work = lease.work
-        for artifact in (work.reference, *(trial.artifact for trial in work.trials)):
-            self._artifacts.keep(artifact)
-        if work.canary is not None:
-            self._artifacts.keep(work.canary)
+        watchers = (work.canary, work.pacemaker)
+        for artifact in (work.reference, *watchers, *(trial.artifact for trial in work.trials)):
+            if artifact is not None:
+                self._artifacts.keep(artifact)
         reference = self._fetch(work.reference)
         guard = LeaseGuard(self._watch, work, self._fetch, self._report, lease.dropped)
         left = deque(work.trials)
         try:
             while left and not self._stopped(lease):
-                with self._loaded(lease, reference, left) as batch:
+                with (
+                    self._paced(work, reference) as pacemaker,
+                    self._loaded(lease, reference, left) as batch,
+                ):
                     if not guard.ready():
                         return
-                    left.extendleft(reversed(self._time(lease, guard, batch)))
+                    lost = self._time(lease, guard, batch, pacemaker)
+                    left.extendleft(reversed(lost))
                     if not guard.finish():
                         self._best.forget(work)
         finally:
@@ -171,6 +177,25 @@ class KernelLeases:
                     for run in batch:
                         self._runner.end(run.loaded.child)
 
+    @contextmanager
+    def _paced(self, work: KernelWork, reference: bytes) -> Iterator[Pacemaker | None]:
+        """The task's best program, loaded and waiting, if the lease names one."""
+        if work.pacemaker is None:
+            yield None
+            return
+        data = self._fetch(work.pacemaker)
+        with self._turn.working():
+            child = self._load(work, reference, data).child
+        try:
+            yield Pacemaker(
+                *(self._runner, self._turn, self._pace, work.pacemaker),
+                *(child, work.evaluator.timeout_s),
+            )
+        finally:
+            if child and not self._closed.is_set():
+                with self._turn.working():
+                    self._runner.end(child)
+
     def _load(self, work: KernelWork, reference: bytes, data: bytes) -> Loaded:
         for _attempt in range(ATTEMPTS):
             if self._closed.is_set():
@@ -183,12 +208,18 @@ class KernelLeases:
         raise LeaseFailedError("the kernel process forgets its workload again and again")
 
     def _time(
-        self, lease: KernelLease, guard: LeaseGuard, batch: Sequence[KernelRun]
+        self,
+        lease: KernelLease,
+        guard: LeaseGuard,
+        batch: Sequence[KernelRun],
+        pacemaker: Pacemaker | None,
     ) -> list[Trial]:
         """Time the candidates of a batch in turn; those that were lost, to be loaded again."""
         work, waiting, lost = lease.work, deque(batch), []
         while waiting and not self._stopped(lease):
             run = waiting.popleft()
+            if pacemaker is not None and run.progress is not None:
+                pacemaker.wait(lease.dropped)
             best_us = self._best.known(lease.job_id, work)
             try:
                 more = bool(run.loaded.child) and self._piece(work, run, best_us)
@@ -196,7 +227,8 @@ class KernelLeases:
                 lost.append(run.trial)
                 continue
             if run.progress is not None and run.progress.samples_s:
-                self._best.note(work, run.progress.latest_s * 1e6)
+                self._best.note(work, run.progress.latency_s * 1e6)
+                self._pace.note(run.trial.artifact, run.progress.latency_s)
             if more:
                 waiting.append(run)
             elif self._closed.is_set():

@@ -22,13 +22,12 @@ class KernelRun:
     after: Telemetry | None = None
 
     def piece(self, runner: Runner, config: EvaluatorConfig, best_us: float) -> bool:
-        """Check it at first, then take some samples; False if it is done, or has failed.
+        """Check it at first, later take some samples; False if it is done, or has failed.
 
         Raises ChildLostError.
         """
-        if self.progress is None and not self._check(runner, config.timeout_s):
-            return False
-        assert self.progress is not None
+        if self.progress is None:
+            return self._check(runner, config.timeout_s)
         plan = next_plan(config, best_us, self.progress)
         if plan is None:
             return False

@@ -43,7 +43,7 @@ class Plan:
 
 
 SINGLE_RUN = Plan(1, 0, 0)
-"""Without a run before it that warms the caches."""
+"""Without the evaluator."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Progress:
         return self.samples_s or (self.run_s,)
 
     @property
-    def latest_s(self) -> float:
-        """The best guess of one run."""
-        return statistics.median(self.samples_s) if self.samples_s else self.run_s
+    def latency_s(self) -> float:
+        """The best guess of one run: as Measurement.latency_us, the least."""
+        return min(self.repeats_s)
 
 
 def next_plan(config: EvaluatorConfig, best_us: float, progress: Progress) -> Plan | None:
@@ -95,7 +95,7 @@ def next_plan(config: EvaluatorConfig, best_us: float, progress: Progress) -> Pl
         count = 1
     if not count:
         return None
-    return plan(config, count, progress.latest_s, config.timeout_s - progress.busy_s)
+    return plan(config, count, progress.latency_s, config.timeout_s - progress.busy_s)
 
 
 def _capped(config: EvaluatorConfig, progress: Progress) -> bool:
@@ -112,11 +112,11 @@ def is_hopeless(config: EvaluatorConfig, best_us: float, run_s: float) -> bool:
     return run_s > config.hopeless_ratio * best_us * 1e-6
 
 
-def is_contender(config: EvaluatorConfig, best_us: float, interval_s: tuple[float, float]) -> bool:
-    """Whether a candidate with this interval of its median may be among the task's best."""
+def is_contender(config: EvaluatorConfig, best_us: float, latency_s: float) -> bool:
+    """Whether a candidate that takes ``latency_s`` so far may be among the task's best."""
     if config.contender_ratio <= 0 or best_us <= 0:
         return True
-    return interval_s[0] <= config.contender_ratio * best_us * 1e-6
+    return latency_s <= config.contender_ratio * best_us * 1e-6
 
 
 def more_samples(
@@ -132,9 +132,9 @@ def more_samples(
         more = min(more, math.floor(left_s * taken / max(spent_s, 1e-9)))
     if more <= 0:
         return 0
-    interval_s = median_interval(samples_s)
-    if not is_contender(config, best_us, interval_s or (min(samples_s), max(samples_s))):
+    if not is_contender(config, best_us, min(samples_s)):
         return 0
+    interval_s = median_interval(samples_s)
     if interval_s is None:
         return more
     width_s = interval_s[1] - interval_s[0]

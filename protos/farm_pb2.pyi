@@ -170,7 +170,7 @@ class Trial(_message.Message):
     def __init__(self, candidate_key: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class KernelWork(_message.Message):
-    __slots__ = ("workload_key", "args", "num_outputs", "input_seed", "reference", "evaluator", "best_us", "trials", "canary")
+    __slots__ = ("workload_key", "args", "num_outputs", "input_seed", "reference", "evaluator", "best_us", "trials", "canary", "pacemaker")
     WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     NUM_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class KernelWork(_message.Message):
     BEST_US_FIELD_NUMBER: _ClassVar[int]
     TRIALS_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
+    PACEMAKER_FIELD_NUMBER: _ClassVar[int]
     workload_key: str
     args: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     num_outputs: int
@@ -189,7 +190,8 @@ class KernelWork(_message.Message):
     best_us: float
     trials: _containers.RepeatedCompositeFieldContainer[Trial]
     canary: Artifact
-    def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., canary: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+    pacemaker: Artifact
+    def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., canary: _Optional[_Union[Artifact, _Mapping]] = ..., pacemaker: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
     __slots__ = ("name", "engine", "artifact")

@@ -176,7 +176,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class KernelWork:
-    """Check and time several candidates of one workload; ``canary`` is as CANARY_ARGS says."""
+    """Check and time several candidates of one workload; ``canary`` is as CANARY_ARGS says.
+
+    ``pacemaker`` is the best program of the workload so far: whether the device is slowed down is
+    seen by it.
+    """
 
     workload_key: str
     args: tuple[TensorSpec, ...]
@@ -187,6 +191,7 @@ class KernelWork:
     trials: tuple[Trial, ...]
     best_us: float = 0.0
     canary: Artifact | None = None
+    pacemaker: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -299,8 +304,8 @@ class Measurement:
 
     @property
     def latency_us(self) -> float | None:
-        """Median of the repeats, microseconds; None unless ``ok``."""
-        return statistics.median(self.repeats_s) * 1e6 if self.ok and self.repeats_s else None
+        """The least of the repeats, microseconds (decision 15); None unless ``ok``."""
+        return min(self.repeats_s) * 1e6 if self.ok and self.repeats_s else None
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ class Outstanding:
 
 def artifacts(lease: Lease) -> list[Artifact]:
     if lease.kernel is not None:
-        canary = [lease.kernel.canary] if lease.kernel.canary is not None else []
+        watchers = (lease.kernel.canary, lease.kernel.pacemaker)
         trials = (trial.artifact for trial in lease.kernel.trials)
-        return [lease.kernel.reference, *canary, *trials]
+        return [lease.kernel.reference, *(a for a in watchers if a is not None), *trials]
     assert lease.model is not None
     return [lease.model.examples, *(variant.artifact for variant in lease.model.variants)]
 
@@ -94,12 +94,20 @@ def as_it_travels(lease: Lease, session: Session) -> Lease:
             lease, model=replace(work, variants=variants, examples=work.examples.without_data())
         )
     assert lease.kernel is not None
-    reference = travel(lease.kernel.reference)
-    session.sent_artifacts.add(reference.sha256)
-    canary = lease.kernel.canary
-    if canary is not None:
-        canary = travel(canary)
-        session.sent_artifacts.add(canary.sha256)
-    trials = tuple(replace(trial, artifact=travel(trial.artifact)) for trial in lease.kernel.trials)
-    kernel = replace(lease.kernel, reference=reference, trials=trials, canary=canary)
-    return replace(lease, kernel=kernel)
+
+    def once(artifact: Artifact) -> Artifact:
+        travelling = travel(artifact)
+        session.sent_artifacts.add(artifact.sha256)
+        return travelling
+
+    kernel = lease.kernel
+    return replace(
+        lease,
+        kernel=replace(
+            kernel,
+            reference=once(kernel.reference),
+            canary=once(kernel.canary) if kernel.canary is not None else None,
+            pacemaker=once(kernel.pacemaker) if kernel.pacemaker is not None else None,
+            trials=tuple(replace(t, artifact=travel(t.artifact)) for t in kernel.trials),
+        ),
+    )

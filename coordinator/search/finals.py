@@ -55,27 +55,17 @@ class FinalsConfig:
 
 @dataclass(frozen=True)
 class Standing:
-    """A finalist's samples, a tuple for each round it was right in; ``failed`` in a later one."""
+    """What a finalist took in each turn, a tuple for each round it was right in; ``failed`` in a
+    later one."""
 
     key: str
     rounds_s: tuple[tuple[float, ...], ...] = ()
     failed: bool = False
 
     @property
-    def samples_s(self) -> list[float]:
-        """Those of all rounds."""
-        return [sample for samples in self.rounds_s for sample in samples]
-
-    @property
-    def turns_s(self) -> list[list[float]]:
-        """The medians of its turns in each round."""
-        return [
-            [
-                statistics.median(samples[start : start + TURN_SAMPLES])
-                for start in range(0, len(samples), TURN_SAMPLES)
-            ]
-            for samples in self.rounds_s
-        ]
+    def latency_s(self) -> float:
+        """The median over its turns."""
+        return statistics.median(turn for turns in self.rounds_s for turn in turns)
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def decide(heat: Sequence[Standing], config: FinalsConfig) -> Verdict:
     seen = [one for one in running if one.rounds_s]
     if not seen:
         return Verdict(unseen)
-    leader = min(seen, key=lambda one: (statistics.median(one.samples_s), one.key))
+    leader = min(seen, key=lambda one: (one.latency_s, one.key))
     leader = min(seen, key=lambda one: (_ratio(leader, one), one.key))
     tied = [one for one in seen if one is not leader and not _is_out(leader, one, config)]
     others = tuple(one.key for one in tied)
@@ -142,7 +132,7 @@ def _ratios(leader: Standing, other: Standing) -> list[float]:
     """How much longer the other one took, in each turn that both had."""
     return [
         theirs / mine
-        for rounds in zip(leader.turns_s, other.turns_s, strict=False)
+        for rounds in zip(leader.rounds_s, other.rounds_s, strict=False)
         for mine, theirs in zip(*rounds, strict=False)
     ]
 

@@ -4,7 +4,7 @@ The only sub-package that imports SQLAlchemy and Alembic; the others meet it as 
 """
 
 from .cost_models import RankingRecord
-from .evidence import Evidence, is_final
+from .evidence import Evidence, is_final, turns_s
 from .measurements import BestRecord, Outcome
 from .store import TuningLog
 from .urls import default_url, display_url, normalise_url
@@ -21,4 +21,5 @@ __all__ = [
     "is_final",
     "normalise_url",
     "tool_versions_key",
+    "turns_s",
 ]

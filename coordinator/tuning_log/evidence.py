@@ -2,7 +2,8 @@
 
 A task's best few are timed again before one of them is declared the winner: its finals
 (docs/decisions/0013-finals.md). The fastest of many single measurements is also the luckiest, so a
-candidate counts with the median of its finals where it has any, and of all its samples otherwise.
+candidate counts with its finals where it has any. A turn there counts with the least of its
+samples, as a measurement does (docs/decisions/0015-the-least-sample.md).
 """
 
 from __future__ import annotations
@@ -33,19 +34,25 @@ _IDS_PER_QUERY = 500
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one measurement, seconds per run, and whether it belongs to finals."""
+    """The samples of one measurement, seconds per run; ``per_turn`` of them were taken in a turn if
+    it belongs to finals, and otherwise that is 0."""
 
     repeats_s: tuple[float, ...]
-    final: bool
+    per_turn: int = 0
+
+    @property
+    def turns_s(self) -> tuple[float, ...]:
+        """What it took in each turn."""
+        return turns_s(self.repeats_s, self.per_turn)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a candidate.
 
-    ``latency_us`` is the median over the samples of its search; None if none is right, or one of
-    its records disqualifies it. ``finals_s`` are its samples in finals, a tuple for each round,
-    seconds per run. ``artifact_sha256`` is of its newest right record.
+    ``latency_us`` is the least of its search; None if none is right, or one of its records
+    disqualifies it. ``finals_s`` is what it took in each turn of its finals, a tuple for each
+    round, seconds per run. ``artifact_sha256`` is of its newest right record.
     """
 
     candidate: Candidate
@@ -54,21 +61,27 @@ class Evidence:
     finals_s: tuple[tuple[float, ...], ...] = ()
 
     @property
-    def final_samples_us(self) -> list[float]:
-        """All samples of its finals, microseconds."""
-        return [sample * 1e6 for samples in self.finals_s for sample in samples]
+    def final_turns_us(self) -> list[float]:
+        """All turns of its finals, microseconds."""
+        return [turn_s * 1e6 for turns in self.finals_s for turn_s in turns]
 
     @property
     def pooled_us(self) -> float | None:
-        """What it counts with: the median of its finals where there are any."""
-        samples = self.final_samples_us
-        return statistics.median(samples) if samples and self.latency_us else self.latency_us
+        """What it counts with: the median over the turns of its finals where there are any."""
+        turns_us = self.final_turns_us
+        return statistics.median(turns_us) if turns_us and self.latency_us else self.latency_us
 
 
 def is_final(evaluator: EvaluatorConfig) -> bool:
     """Whether a measurement under this policy belongs to finals: as many samples for all of them,
     however slow, promising or well known they are."""
     return evaluator.hopeless_ratio == 0 and evaluator.precision == 0
+
+
+def turns_s(repeats_s: Sequence[float], per_turn: int) -> tuple[float, ...]:
+    """What a finalist took in each turn of a round: the least of its samples there."""
+    starts = range(0, len(repeats_s), per_turn)
+    return tuple(min(repeats_s[start : start + per_turn]) for start in starts)
 
 
 def evidence(
@@ -95,14 +108,15 @@ def _samples(connection: sa.Connection, ids: Sequence[int]) -> dict[int, Samples
             m.id.in_(ids[start : start + _IDS_PER_QUERY])
         )
         for row in connection.execute(query):
-            final = row.evaluator_json is not None and _is_final_json(row.evaluator_json)
-            found[row.id] = Samples(numbers_from_json(row.repeats_s_json), final)
+            per_turn = _per_turn(row.evaluator_json) if row.evaluator_json is not None else 0
+            found[row.id] = Samples(numbers_from_json(row.repeats_s_json), per_turn)
     return found
 
 
 @lru_cache(maxsize=256)
-def _is_final_json(evaluator_json: str) -> bool:
-    return is_final(from_json(EvaluatorConfig, evaluator_json))
+def _per_turn(evaluator_json: str) -> int:
+    evaluator = from_json(EvaluatorConfig, evaluator_json)
+    return max(evaluator.repeat, 1) if is_final(evaluator) else 0
 
 
 def pool(known: Sequence[Outcome], samples: Mapping[int, Samples]) -> list[Evidence]:
@@ -131,11 +145,10 @@ def _pooled(rows: Sequence[Outcome], samples: Mapping[int, Samples]) -> Evidence
         if taken is None:
             assert row.latency_us is not None
             searched.append(row.latency_us)
-        elif taken.final:
-            finals.append(taken.repeats_s)
+        elif taken.per_turn:
+            finals.append(taken.turns_s)
         else:
             searched += [sample * 1e6 for sample in taken.repeats_s]
     if not searched:
-        searched = [sample * 1e6 for final in finals for sample in final]
-    latency_us = statistics.median(searched)
-    return Evidence(candidate, latency_us, right[-1].artifact_sha256, tuple(finals))
+        searched = [turn_s * 1e6 for turns in finals for turn_s in turns]
+    return Evidence(candidate, min(searched), right[-1].artifact_sha256, tuple(finals))

@@ -1,0 +1,167 @@
+"""Whether the device is, just now, as fast as it has been: the task's best program tells.
+
+Whoever shares cores, caches and memory with us slows a kernel for a while, from some hundredths of
+a second to seconds, and different kernels by different shares: no comparison in turn takes that
+out (docs/decisions/0015-the-least-sample.md). So the best program of the task is loaded beside a
+lease's candidates and run in between. While it takes longer than it has, nothing is timed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+
+from device_agent.devices.base import Runner
+from device_agent.kernel_runner import ChildLostError
+from device_agent.timing import Plan
+from device_agent.turn import TimingTurn
+from protos.records import Artifact, MeasurementStatus
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.02
+"""How long a run of it stands for the device: what slows one mostly lasts longer."""
+
+SLOWER = 1.05
+"""Times the least that it has taken; more than that, and the device is slowed down."""
+
+RUNS = 3
+"""The fastest of so many counts, since a single one is disturbed easily."""
+
+LEAST_RUN_MS = 1
+SLOWEST_S = 0.02
+"""A program that takes longer is no pacemaker: running it would take most of the device's time."""
+
+PAUSE_S = 0.002
+"""Between two looks, for builders to take the host. Without any there must be no longer one: on a
+virtual machine whoever sleeps gets worse cores when he wakes."""
+
+MOST_PATIENCE_S = 3.0
+EARNED = 0.2
+"""Patience is time that is spent on looks: this much is earned each second. Without any left,
+candidates are timed as the device is. What builders used meanwhile is not spent."""
+
+BUILDERS_S = 0.01
+"""Who waits longer for the host has waited for builders."""
+
+YIELD = 1.02
+"""After a lease whose patience ended, the least is taken to be this much more: a device that has
+become slower for good, by its heat for example, is believed after some leases."""
+
+MAX_KNOWN = 4096
+
+
+class Pace:
+    """What programs took at the least on one device, by artifact, and how much patience is left.
+
+    Used by one thread.
+    """
+
+    def __init__(self) -> None:
+        self._least_s: OrderedDict[str, float] = OrderedDict()
+        self._patience_s = MOST_PATIENCE_S
+        self._since = time.monotonic()
+
+    def least_s(self, artifact: Artifact) -> float | None:
+        """Seconds per run, if it is known."""
+        return self._least_s.get(artifact.sha256)
+
+    def note(self, artifact: Artifact, seconds: float) -> None:
+        """It took this long."""
+        self._set(artifact, min(seconds, self._least_s.get(artifact.sha256, seconds)))
+
+    def give_in(self, artifact: Artifact) -> None:
+        """It did not get as fast as it has been."""
+        self._set(artifact, self._least_s[artifact.sha256] * YIELD)
+
+    def patience_s(self) -> float:
+        """How long may be waited."""
+        now = time.monotonic()
+        earned_s = self._patience_s + EARNED * (now - self._since)
+        self._patience_s, self._since = min(MOST_PATIENCE_S, earned_s), now
+        return self._patience_s
+
+    def spend(self, seconds: float) -> None:
+        """So long was waited."""
+        self._patience_s = self.patience_s() - seconds
+
+    def _set(self, artifact: Artifact, seconds: float) -> None:
+        self._least_s[artifact.sha256] = seconds
+        self._least_s.move_to_end(artifact.sha256)
+        while len(self._least_s) > MAX_KNOWN:
+            self._least_s.popitem(last=False)
+
+
+class Pacemaker:
+    """The task's best program, loaded in ``child`` for one lease; with ``child`` 0 there is none."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        turn: TimingTurn,
+        pace: Pace,
+        artifact: Artifact,
+        child: int,
+        timeout_s: float,
+    ) -> None:
+        self._runner = runner
+        self._turn = turn
+        self._pace = pace
+        self._artifact = artifact
+        self._child = child
+        self._timeout_s = timeout_s
+        self._looked_at = 0.0
+        self._gave_in = False
+
+    def wait(self, stopped: threading.Event) -> None:
+        """Return when the device is as fast as it has been, when it is not waited for any longer,
+        or when ``stopped`` is set."""
+        while self._child and not self._gave_in and not stopped.is_set():
+            if time.monotonic() - self._looked_at < EVERY_S:
+                return
+            began = time.monotonic()
+            if self._is_fast():
+                self._looked_at = time.monotonic()
+                return
+            self._turn.end()
+            time.sleep(PAUSE_S)
+            with self._turn.measuring() as waited_s:
+                if waited_s < BUILDERS_S:
+                    self._pace.spend(time.monotonic() - began)
+            if self._pace.patience_s() <= 0:
+                log.info("the device is slower than it has been; its times are taken as they are")
+                self._pace.give_in(self._artifact)
+                self._gave_in = True
+
+    def _is_fast(self) -> bool:
+        for _ in range(RUNS):
+            known_s = self._pace.least_s(self._artifact)
+            latest_s = self._run(known_s)
+            if latest_s is None:
+                return True
+            self._pace.note(self._artifact, latest_s)
+            if known_s is None or latest_s <= SLOWER * known_s:
+                return True
+        return False
+
+    def _run(self, known_s: float | None) -> float | None:
+        """Seconds per run; None if it is of no use, and then it is not run again."""
+        number = max(1, round(LEAST_RUN_MS * 1e-3 / known_s)) if known_s else 1
+        plan = Plan(number, 1, LEAST_RUN_MS)
+        try:
+            with self._turn.measuring():
+                outcome = self._runner.sample(self._child, plan, self._timeout_s)
+        except ChildLostError:
+            self._child = 0
+            return None
+        if outcome.status is not MeasurementStatus.OK:
+            log.warning("the pacemaker failed: %s", outcome.error)
+            self._child = 0
+            return None
+        latest_s = min(outcome.repeats_s)
+        if latest_s > SLOWEST_S:
+            self._child = 0
+            return None
+        return latest_s
