@@ -4,10 +4,10 @@
 
 ``idle_spread`` and ``disturbed_spread``: one good candidate of the 3×3 convolution, built once, is
 measured fifty times over the whole run, five times in a lease with seven other candidates, as in a
-job; the spread is (95th − 5th percentile) / median of the fifty latencies. In the disturbed blocks a neighbour keeps each CPU busy for 0.3 of
-every second. ``suspect_idle`` and ``suspect_disturbed`` count the farm's measurements that its
-canary put in doubt; those are measured again, a few times, and what stays without an answer
-(``unanswered_…``) is not in the spread.
+job; the spread is (95th − 5th percentile) / median of the fifty latencies. In the disturbed blocks
+a neighbour keeps each CPU busy for 0.3 of every second. ``suspect_idle`` and
+``suspect_disturbed`` count the farm's measurements that its canary put in doubt; those are measured
+again, a few times, and what stays without an answer (``unanswered_…``) is not in the spread.
 
 ``winner_flip_rate``: share of declared winners that another candidate of their set beats by more
 than 1 % when all are timed for long and in turn (``benchmarks.winners``); ``winner_loss_worst`` is

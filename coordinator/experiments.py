@@ -38,11 +38,11 @@ EVALUATOR = EvaluatorConfig(
     max_timing_ms=40,
     contender_ratio=1.08,
     precision=0.02,
-    looks=3,
+    looks=2,
     canary_every=16,
     canary_drift=0.15,
 )
-"""How a candidate is timed. Two samples, and two more, each when all others of the lease had theirs,
+"""How a candidate is timed. Two samples, and two more when all others of the lease had theirs,
 tell who is no contender: not even the fastest of them is close to the best. A contender gets at
 least six, the fewest whose median has a 95 % interval."""
 

@@ -216,11 +216,20 @@ class KernelLeases:
     ) -> list[Trial]:
         """Time the candidates of a batch in turn; those that were lost, to be loaded again."""
         work, waiting, lost = lease.work, deque(batch), []
-        while waiting and not self._stopped(lease):
-            run = waiting.popleft()
-            if pacemaker is not None and run.progress is not None:
-                pacemaker.wait(lease.dropped)
+        done: list[KernelRun] = []  # since the pacemaker's last run, by which they are judged
+        while (waiting or done) and not self._stopped(lease):
+            steady = self._steady(lease, pacemaker, waiting)
             best_us = self._best.known(lease.job_id, work)
+            if steady is False:
+                waiting.extend(run for run in done if run.doubt(work.evaluator, best_us))
+            if steady is not None:
+                for run in done:
+                    if run not in waiting and not guard.take(self._measurement(lease, run)):
+                        self._best.forget(work)
+                done = []
+            if not waiting:
+                continue
+            run = waiting.popleft()
             try:
                 more = bool(run.loaded.child) and self._piece(work, run, best_us)
             except ChildLostError:
@@ -229,13 +238,24 @@ class KernelLeases:
             if run.progress is not None and run.progress.samples_s:
                 self._best.note(work, run.progress.latency_s * 1e6)
                 self._pace.note(run.trial.artifact, run.progress.latency_s)
-            if more:
-                waiting.append(run)
-            elif self._closed.is_set():
+            if self._closed.is_set():
                 break  # what we killed ourselves says nothing of the candidate
-            elif not guard.take(self._measurement(lease, run)):
-                self._best.forget(work)
+            (waiting if more else done).append(run)
         return lost
+
+    @staticmethod
+    def _steady(
+        lease: KernelLease, pacemaker: Pacemaker | None, waiting: Sequence[KernelRun]
+    ) -> bool | None:
+        """Whether the device has been as fast as ever since it was last asked; None: not known yet.
+
+        The candidates' checks come first and need no fast device.
+        """
+        if waiting and waiting[0].progress is None:
+            return None
+        if pacemaker is None:
+            return True
+        return pacemaker.wait(lease.dropped, look=not waiting)
 
     def _piece(self, work: KernelWork, run: KernelRun, best_us: float) -> bool:
         """The run's next piece, while the host is the device's."""

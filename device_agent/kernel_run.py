@@ -9,6 +9,9 @@ from device_agent.kernel_runner import ChildLostError, LeaseFailedError, Loaded,
 from device_agent.timing import Progress, next_plan
 from protos.records import EvaluatorConfig, KernelWork, MeasurementStatus, Telemetry, Trial
 
+MOST_DOUBTS = 3
+"""Looks at one candidate that are not counted."""
+
 
 @dataclass
 class KernelRun:
@@ -20,6 +23,7 @@ class KernelRun:
     waited_s: float = 0.0
     before: Telemetry | None = None
     after: Telemetry | None = None
+    doubts: int = 0
 
     def piece(self, runner: Runner, config: EvaluatorConfig, best_us: float) -> bool:
         """Check it at first, later take some samples; False if it is done, or has failed.
@@ -39,6 +43,16 @@ class KernelRun:
             return False
         self.progress = self.progress.after(plan, sampled.repeats_s, sampled.busy_s)
         return next_plan(config, best_us, self.progress) is not None
+
+    def doubt(self, config: EvaluatorConfig, best_us: float) -> bool:
+        """Its last look was one at a slow device; True if it needs another one for that."""
+        if self.progress is None or not self.loaded.child or self.doubts >= MOST_DOUBTS:
+            return False
+        progress = replace(self.progress, looks=self.progress.looks - 1)
+        if next_plan(config, best_us, progress) is None:
+            return False  # it has had all the samples that it may have
+        self.progress, self.doubts = progress, self.doubts + 1
+        return True
 
     def _check(self, runner: Runner, timeout_s: float) -> bool:
         checked = runner.check(self.loaded.child, timeout_s)

@@ -21,14 +21,14 @@ from protos.records import Artifact, MeasurementStatus
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.02
+EVERY_S = 0.03
 """How long a run of it stands for the device: what slows one mostly lasts longer."""
 
 SLOWER = 1.05
 """Times the least that it has taken; more than that, and the device is slowed down."""
 
-RUNS = 3
-"""The fastest of so many counts, since a single one is disturbed easily."""
+MAJORITY = 2
+"""Runs that agree: a single one is disturbed easily, and may find a gap in what disturbs."""
 
 LEAST_RUN_MS = 1
 SLOWEST_S = 0.02
@@ -39,12 +39,9 @@ PAUSE_S = 0.002
 virtual machine whoever sleeps gets worse cores when he wakes."""
 
 MOST_PATIENCE_S = 3.0
-EARNED = 0.2
-"""Patience is time that is spent on looks: this much is earned each second. Without any left,
-candidates are timed as the device is. What builders used meanwhile is not spent."""
-
-BUILDERS_S = 0.01
-"""Who waits longer for the host has waited for builders."""
+EARNED = 0.25
+"""Patience is time to wait: this much is earned each second. Without any left, candidates are timed
+as the device is."""
 
 YIELD = 1.02
 """After a lease whose patience ended, the least is taken to be this much more: a device that has
@@ -95,7 +92,7 @@ class Pace:
 
 
 class Pacemaker:
-    """The task's best program, loaded in ``child`` for one lease; with ``child`` 0 there is none."""
+    """The task's best program, loaded in ``child`` for one lease; with 0 there is none."""
 
     def __init__(
         self,
@@ -115,36 +112,45 @@ class Pacemaker:
         self._looked_at = 0.0
         self._gave_in = False
 
-    def wait(self, stopped: threading.Event) -> None:
+    def wait(self, stopped: threading.Event, *, look: bool) -> bool | None:
         """Return when the device is as fast as it has been, when it is not waited for any longer,
-        or when ``stopped`` is set."""
+        or when ``stopped`` is set.
+
+        True if it was so at once, and so since the last look; False if it was slower; None if that
+        is not known, for the last look still stands. Not so if ``look``: then there is another.
+        """
+        if not look and time.monotonic() - self._looked_at < EVERY_S:
+            return None
+        at_once = True
         while self._child and not self._gave_in and not stopped.is_set():
-            if time.monotonic() - self._looked_at < EVERY_S:
-                return
             began = time.monotonic()
             if self._is_fast():
                 self._looked_at = time.monotonic()
-                return
+                break
+            at_once = False
             self._turn.end()
             time.sleep(PAUSE_S)
-            with self._turn.measuring() as waited_s:
-                if waited_s < BUILDERS_S:
-                    self._pace.spend(time.monotonic() - began)
+            with self._turn.measuring():  # after builders, if there are any
+                self._pace.spend(time.monotonic() - began)
             if self._pace.patience_s() <= 0:
                 log.info("the device is slower than it has been; its times are taken as they are")
                 self._pace.give_in(self._artifact)
                 self._gave_in = True
+        return at_once
 
     def _is_fast(self) -> bool:
-        for _ in range(RUNS):
+        fast = slow = 0
+        while max(fast, slow) < MAJORITY:
             known_s = self._pace.least_s(self._artifact)
             latest_s = self._run(known_s)
             if latest_s is None:
                 return True
             self._pace.note(self._artifact, latest_s)
             if known_s is None or latest_s <= SLOWER * known_s:
-                return True
-        return False
+                fast += 1
+            else:
+                slow += 1
+        return fast == MAJORITY
 
     def _run(self, known_s: float | None) -> float | None:
         """Seconds per run; None if it is of no use, and then it is not run again."""
@@ -161,7 +167,7 @@ class Pacemaker:
             self._child = 0
             return None
         latest_s = min(outcome.repeats_s)
-        if latest_s > SLOWEST_S:
+        if min(latest_s, known_s or latest_s) > SLOWEST_S:
             self._child = 0
             return None
         return latest_s

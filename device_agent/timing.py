@@ -92,7 +92,7 @@ def next_plan(config: EvaluatorConfig, best_us: float, progress: Progress) -> Pl
         return None if last_look else SINGLE_RUN
     count = more_samples(config, best_us, progress.samples_s, progress.spent_s)
     if not count and not last_look and not _capped(config, progress):
-        count = 1
+        count = max(config.repeat, 1)
     if not count:
         return None
     return plan(config, count, progress.latency_s, config.timeout_s - progress.busy_s)
