@@ -15,7 +15,7 @@ KEPT_RATIO, KEPT_US = 1.2, 20.0
 
 @dataclass(frozen=True)
 class FinalResult:
-    """The winner of a task's finals: the median of its samples there, the 95 % interval of that,
+    """The winner of a task's finals: the median over its turns there, the 95 % interval of that,
     and how many others could not be told from it."""
 
     latency_us: float

@@ -9,9 +9,11 @@ lease's candidates and run in between. While it takes longer than it has, nothin
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from device_agent.devices.base import Runner
 from device_agent.kernel_runner import ChildLostError
@@ -141,33 +143,34 @@ class Pacemaker:
     def _is_fast(self) -> bool:
         fast = slow = 0
         while max(fast, slow) < MAJORITY:
-            known_s = self._pace.least_s(self._artifact)
-            latest_s = self._run(known_s)
-            if latest_s is None:
+            runs_s = self._run(MAJORITY - max(fast, slow))
+            if not runs_s:
                 return True
-            self._pace.note(self._artifact, latest_s)
-            if known_s is None or latest_s <= SLOWER * known_s:
-                fast += 1
-            else:
-                slow += 1
-        return fast == MAJORITY
+            for run_s in runs_s:
+                known_s = self._pace.least_s(self._artifact)
+                self._pace.note(self._artifact, run_s)
+                if known_s is None or run_s <= SLOWER * known_s:
+                    fast += 1
+                else:
+                    slow += 1
+        return fast >= MAJORITY
 
-    def _run(self, known_s: float | None) -> float | None:
-        """Seconds per run; None if it is of no use, and then it is not run again."""
+    def _run(self, count: int) -> Sequence[float]:
+        """Seconds per run; none if it is of no use, and then it is not run again."""
+        known_s = self._pace.least_s(self._artifact)
         number = max(1, round(LEAST_RUN_MS * 1e-3 / known_s)) if known_s else 1
-        plan = Plan(number, 1, LEAST_RUN_MS)
+        plan = Plan(number, count, LEAST_RUN_MS)
         try:
             with self._turn.measuring():
                 outcome = self._runner.sample(self._child, plan, self._timeout_s)
         except ChildLostError:
             self._child = 0
-            return None
+            return ()
         if outcome.status is not MeasurementStatus.OK:
             log.warning("the pacemaker failed: %s", outcome.error)
             self._child = 0
-            return None
-        latest_s = min(outcome.repeats_s)
-        if min(latest_s, known_s or latest_s) > SLOWEST_S:
+            return ()
+        if min((*outcome.repeats_s, known_s or math.inf)) > SLOWEST_S:
             self._child = 0
-            return None
-        return latest_s
+            return ()
+        return outcome.repeats_s

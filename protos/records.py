@@ -127,7 +127,7 @@ class EvaluatorConfig:
     """The policy of timing, one immutable value, recorded with every measurement.
 
     Every candidate that is not hopeless is sampled ``repeat`` times, a sample being ``number`` runs
-    or as many as take ``min_repeat_ms``. A contender, one whose median may lie below
+    or as many as take ``min_repeat_ms``. A contender, one whose least sample lies below
     ``contender_ratio`` times the task's best, is sampled on until the confidence interval of its
     median is narrower than ``precision`` times the median, ``max_repeat`` samples are there, or
     ``max_timing_ms`` have gone into them (0: no limit of time). With ``max_repeat`` at 0 nothing is

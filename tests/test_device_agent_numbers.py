@@ -177,9 +177,9 @@ def test_who_looks_slow_is_believed_the_second_time() -> None:
     assert timing.next_plan(config, 1000.0, first) == plan
     slow = first.after(plan, [1.5e-3, 1.6e-3], 5e-3)
     look = timing.next_plan(config, 1000.0, slow)
-    assert look == timing.Plan(1, 1, 1)
-    assert timing.next_plan(config, 1000.0, slow.after(look, [1.4e-3], 3e-3)) is None
-    fast = slow.after(look, [1.01e-3], 2e-3)
+    assert look == plan
+    assert timing.next_plan(config, 1000.0, slow.after(look, [1.4e-3] * 2, 3e-3)) is None
+    fast = slow.after(look, [1.01e-3, 1.5e-3], 2e-3)
     more = timing.next_plan(config, 1000.0, fast)
     assert more is not None, "it was disturbed at first"
     assert more.repeat == timing.MORE_SAMPLES

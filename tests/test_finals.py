@@ -10,7 +10,6 @@ from coordinator.experiments import EVALUATOR
 from coordinator.finals import final_evaluator
 from coordinator.search.finals import (
     ROUND_TURNS,
-    TURN_SAMPLES,
     FinalsConfig,
     Standing,
     decide,
@@ -26,20 +25,16 @@ CONFIG = FinalsConfig()
 
 
 def played(key: str, rounds: int, us: float, noise: float = 0.0, failed: bool = False) -> Standing:
-    """Samples around ``us``, give or take the share ``noise``; all are slower in some turns."""
+    """Turns around ``us``, give or take the share ``noise``; all are slower in some of them."""
     generator = random.Random(key)
     mood = random.Random(4711)
-    samples = []
+    played_s = []
     for _ in range(rounds):
         turns = [mood.choice((1.0, 1.0, 1.4)) for _ in range(ROUND_TURNS)]
-        samples.append(
-            tuple(
-                us * 1e-6 * turn * (1 + noise * generator.uniform(-1, 1))
-                for turn in turns
-                for _ in range(TURN_SAMPLES)
-            )
+        played_s.append(
+            tuple(us * 1e-6 * turn * (1 + noise * generator.uniform(-1, 1)) for turn in turns)
         )
-    return Standing(key, tuple(samples), failed)
+    return Standing(key, tuple(played_s), failed)
 
 
 def known(name: str, latency_us: float | None, threads: bool = False) -> Evidence:
@@ -131,7 +126,7 @@ def test_after_the_last_round_it_is_a_tie() -> None:
 
 
 def test_those_that_hardly_differ_are_a_tie_at_once() -> None:
-    heat = [played("a", 3, 10.0, 0.002), played("b", 3, 10.005, 0.002)]
+    heat = [played("a", 3, 10.0, 0.002), played("d", 3, 10.001, 0.002)]
     verdict = decide(heat, CONFIG)
     assert verdict.again == ()
     assert len(verdict.tied) == 1
@@ -181,24 +176,31 @@ def row(number: int, trace: str, us: float | None, status: str = "OK") -> Outcom
     return Outcome(number, Candidate("w", trace), MeasurementStatus[status], us, f"sha{number}", "")
 
 
-def test_a_candidate_counts_with_all_its_samples() -> None:
+def test_a_candidate_counts_with_the_least_of_its_searches() -> None:
     rows = [row(1, "a", 2.0), row(2, "b", 9.0), row(3, "a", 10.0)]
     samples = {
-        1: Samples((2e-6,), False),
-        3: Samples((10e-6, 11e-6, 12e-6), False),
+        1: Samples((12e-6,)),
+        3: Samples((10e-6, 11e-6, 12e-6)),
     }
     a, b = pool(rows, samples)
-    assert a.latency_us == pytest.approx(10.5)
+    assert a.latency_us == pytest.approx(10.0)
     assert (b.latency_us, b.pooled_us, b.artifact_sha256) == (9.0, 9.0, "sha2")
 
 
 def test_a_finalist_counts_with_its_finals_alone() -> None:
     rows = [row(1, "a", 2.0), row(2, "a", 10.0), row(3, "a", 11.0)]
-    finals = {number: Samples((us * 1e-6,) * 6, True) for number, us in ((2, 10.0), (3, 11.0))}
-    (a,) = pool(rows, {1: Samples((2e-6,), False), **finals})
+    slowed = (1.0, 1.4, 1.4, 1.0, 1.1, 1.0)
+    finals = {
+        number: Samples(tuple(us * 1e-6 * factor for factor in slowed), per_turn=2)
+        for number, us in ((2, 10.0), (3, 11.0))
+    }
+    (a,) = pool(rows, {1: Samples((2e-6,)), **finals})
     assert a.latency_us == pytest.approx(2.0)
     assert a.pooled_us == pytest.approx(10.5)
-    assert [len(samples) for samples in a.finals_s] == [6, 6]
+    assert a.finals_s == (
+        pytest.approx((10e-6, 10e-6, 10e-6)),
+        pytest.approx((11e-6, 11e-6, 11e-6)),
+    )
 
 
 def test_one_wrong_output_outweighs_every_right_one() -> None:
