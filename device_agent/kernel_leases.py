@@ -12,11 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psutil
 
 from device_agent.artifacts import ArtifactCache
+from device_agent.best_known import BestKnown
 from device_agent.canary_watch import CanaryWatch, LeaseGuard
 from device_agent.devices.base import Runner
 from device_agent.kernel_run import KernelRun, measure
@@ -66,33 +67,6 @@ class KernelLease:
     canary_ratio: float | None = None
 
 
-@dataclass
-class _Best:
-    """The best latency of each workload that this device saw for one job, microseconds.
-
-    A lease says what was known when its batch was made; the device knows what came since.
-    """
-
-    job_id: str = ""
-    by_workload: dict[str, float] = field(default_factory=dict)
-
-    def known(self, job_id: str, work: KernelWork) -> float:
-        """The best that is known now; 0 if nothing is."""
-        if job_id != self.job_id:
-            self.job_id, self.by_workload = job_id, {}
-        both = (self.by_workload.get(work.workload_key, 0.0), work.best_us)
-        return min((us for us in both if us > 0), default=0.0)
-
-    def forget(self, work: KernelWork) -> None:
-        """What was noted of this workload has turned out to be suspect."""
-        self.by_workload.pop(work.workload_key, None)
-
-    def note(self, work: KernelWork, latency_us: float) -> None:
-        """Take a time of this work into account."""
-        known = self.by_workload.get(work.workload_key, latency_us)
-        self.by_workload[work.workload_key] = min(known, latency_us)
-
-
 class KernelLeases:
     """Executes leases of candidates on one device. Used by one thread."""
 
@@ -112,7 +86,7 @@ class KernelLeases:
         self._turn = turn
         self._report = report
         self._closed = closed
-        self._best = _Best()
+        self._best = BestKnown()
         self._pace = Pace()
         self._watch = CanaryWatch(self._canary, turn, closed)
 
@@ -218,13 +192,18 @@ class KernelLeases:
         work, waiting, lost = lease.work, deque(batch), []
         done: list[KernelRun] = []  # since the pacemaker's last run, by which they are judged
         while (waiting or done) and not self._stopped(lease):
-            steady = self._steady(lease, pacemaker, waiting)
             best_us = self._best.known(lease.job_id, work)
+            steady = self._steady(lease, pacemaker, waiting, best_us)
             if steady is False:
                 waiting.extend(run for run in done if run.doubt(work.evaluator, best_us))
             if steady is not None:
                 for run in done:
-                    if run not in waiting and not guard.take(self._measurement(lease, run)):
+                    if run in waiting:
+                        continue
+                    measurement = self._measurement(lease, run)
+                    if pacemaker is not None:
+                        measurement = pacemaker.judged(measurement, work.evaluator)
+                    if not guard.take(measurement):
                         self._best.forget(work)
                 done = []
             if not waiting:
@@ -245,16 +224,20 @@ class KernelLeases:
 
     @staticmethod
     def _steady(
-        lease: KernelLease, pacemaker: Pacemaker | None, waiting: Sequence[KernelRun]
+        lease: KernelLease,
+        pacemaker: Pacemaker | None,
+        waiting: Sequence[KernelRun],
+        best_us: float,
     ) -> bool | None:
         """Whether the device has been as fast as ever since it was last asked; None: not known yet.
 
-        The candidates' checks come first and need no fast device.
+        The candidates' checks come first and need no fast device, nor does a look at one that is
+        hopeless.
         """
-        if waiting and waiting[0].progress is None:
-            return None
         if pacemaker is None:
             return True
+        if waiting and not waiting[0].is_promising(lease.work.evaluator, best_us):
+            return None
         return pacemaker.wait(lease.dropped, look=not waiting)
 
     def _piece(self, work: KernelWork, run: KernelRun, best_us: float) -> bool:

@@ -14,16 +14,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
+from device_agent.canary import IN_DOUBT
 from device_agent.devices.base import Runner
 from device_agent.kernel_runner import ChildLostError
 from device_agent.timing import Plan
 from device_agent.turn import TimingTurn
-from protos.records import Artifact, MeasurementStatus
+from protos.records import Artifact, EvaluatorConfig, Measurement, MeasurementStatus
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.03
+EVERY_S = 0.04
 """How long a run of it stands for the device: what slows one mostly lasts longer."""
 
 SLOWER = 1.05
@@ -40,10 +42,10 @@ PAUSE_S = 0.002
 """Between two looks, for builders to take the host. Without any there must be no longer one: on a
 virtual machine whoever sleeps gets worse cores when he wakes."""
 
-MOST_PATIENCE_S = 3.0
-EARNED = 0.25
+MOST_PATIENCE_S = 1.5
+EARNED = 0.1
 """Patience is time to wait: this much is earned each second. Without any left, candidates are timed
-as the device is."""
+as the device is, and SUSPECT if it drifts."""
 
 YIELD = 1.02
 """After a lease whose patience ended, the least is taken to be this much more: a device that has
@@ -112,7 +114,9 @@ class Pacemaker:
         self._child = child
         self._timeout_s = timeout_s
         self._looked_at = 0.0
+        self._latest_s = math.inf
         self._gave_in = False
+        self._ratio = 1.0  # of its time over its least, when patience ended
 
     def wait(self, stopped: threading.Event, *, look: bool) -> bool | None:
         """Return when the device is as fast as it has been, when it is not waited for any longer,
@@ -135,10 +139,21 @@ class Pacemaker:
             with self._turn.measuring():  # after builders, if there are any
                 self._pace.spend(time.monotonic() - began)
             if self._pace.patience_s() <= 0:
-                log.info("the device is slower than it has been; its times are taken as they are")
+                self._ratio = self._latest_s / (self._pace.least_s(self._artifact) or math.inf)
+                log.info("the task's best program takes %.2f times its least", self._ratio)
                 self._pace.give_in(self._artifact)
                 self._gave_in = True
         return at_once
+
+    def judged(self, measurement: Measurement, config: EvaluatorConfig) -> Measurement:
+        """A measurement as it is reported: in doubt if patience ended at a device that drifts."""
+        watched = config.canary_every > 0 and config.drifts(self._ratio)
+        if not watched or measurement.status not in IN_DOUBT:
+            return measurement
+        error = f"the task's best program took {self._ratio:.2f} times its least before this"
+        if measurement.error:
+            error += f"; {measurement.error}"
+        return replace(measurement, status=MeasurementStatus.SUSPECT, error=error)
 
     def _is_fast(self) -> bool:
         fast = slow = 0
@@ -146,6 +161,7 @@ class Pacemaker:
             runs_s = self._run(MAJORITY - max(fast, slow))
             if not runs_s:
                 return True
+            self._latest_s = min(runs_s)
             for run_s in runs_s:
                 known_s = self._pace.least_s(self._artifact)
                 self._pace.note(self._artifact, run_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -179,7 +180,9 @@ def test_the_pace_is_the_least_and_its_memory_is_bounded() -> None:
 # ------------------------------------------------------------------------- what follows
 
 
-def _measured(device: SlowedDevice, trial: Artifact, paced: bool) -> Measurement:
+def _measured(
+    device: SlowedDevice, trial: Artifact, paced: bool, config: EvaluatorConfig = POLICY
+) -> Measurement:
     """What is reported of a candidate of a task whose best is known to take a millisecond."""
     reported: list[Measurement] = []
     leases = KernelLeases(
@@ -191,11 +194,11 @@ def _measured(device: SlowedDevice, trial: Artifact, paced: bool) -> Measurement
         threading.Event(),
     )
     first = KernelWork(
-        *(WORK.workload_key, WORK.args, 1, 0, BEST, POLICY, (Trial("best", BEST),)),
+        *(WORK.workload_key, WORK.args, 1, 0, BEST, config, (Trial("best", BEST),)),
     )
     leases.execute(KernelLease("first", "job", first, threading.Event(), lambda: False))
     work = KernelWork(
-        *(WORK.workload_key, WORK.args, 1, 0, BEST, POLICY, (Trial("c", trial),)),
+        *(WORK.workload_key, WORK.args, 1, 0, BEST, config, (Trial("c", trial),)),
         best_us=1000.0,
         pacemaker=BEST if paced else None,
     )
@@ -225,6 +228,21 @@ def test_a_look_at_a_device_that_turned_slow_is_not_counted() -> None:
     measured = _measured(device, AS_FAST, paced=True)
     assert measured.status is MeasurementStatus.OK
     assert measured.latency_us == pytest.approx(1000.0)
+
+
+@pytest.mark.parametrize(
+    ("factor", "status"), [(1.3, MeasurementStatus.SUSPECT), (1.1, MeasurementStatus.OK)]
+)
+def test_what_a_device_times_that_stays_slow_is_suspect(
+    factor: float, status: MeasurementStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacemaker, "MOST_PATIENCE_S", 0.02)
+    device = SlowedDevice([*FIRST_LEASE, *[factor] * 100_000])
+    config = replace(POLICY, canary_every=16, canary_drift=0.15)
+    measured = _measured(device, AS_FAST, paced=True, config=config)
+    assert measured.status is status
+    assert ("1.30 times its least" in measured.error) is (status is MeasurementStatus.SUSPECT)
+    assert measured.repeats_s
 
 
 def test_only_looks_are_doubted_and_not_for_ever() -> None:
