@@ -193,7 +193,7 @@ class KernelLeases:
         done: list[KernelRun] = []  # since the pacemaker's last run, by which they are judged
         while (waiting or done) and not self._stopped(lease):
             best_us = self._best.known(lease.job_id, work)
-            steady = self._steady(lease, pacemaker, waiting, best_us)
+            steady = self._steady(lease, pacemaker, waiting)
             if steady is False:
                 waiting.extend(run for run in done if run.doubt(work.evaluator, best_us))
             if steady is not None:
@@ -224,19 +224,15 @@ class KernelLeases:
 
     @staticmethod
     def _steady(
-        lease: KernelLease,
-        pacemaker: Pacemaker | None,
-        waiting: Sequence[KernelRun],
-        best_us: float,
+        lease: KernelLease, pacemaker: Pacemaker | None, waiting: Sequence[KernelRun]
     ) -> bool | None:
         """Whether the device has been as fast as ever since it was last asked; None: not known yet.
 
-        The candidates' checks come first and need no fast device, nor does a look at one that is
-        hopeless.
+        The candidates' checks come first and need no fast device.
         """
         if pacemaker is None:
             return True
-        if waiting and not waiting[0].is_promising(lease.work.evaluator, best_us):
+        if waiting and waiting[0].progress is None:
             return None
         return pacemaker.wait(lease.dropped, look=not waiting)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from device_agent.devices.base import Runner
 from device_agent.kernel_runner import ChildLostError, LeaseFailedError, Loaded, Outcome
-from device_agent.timing import Progress, is_hopeless, next_plan
+from device_agent.timing import Progress, next_plan
 from protos.records import EvaluatorConfig, KernelWork, MeasurementStatus, Telemetry, Trial
 
 MOST_DOUBTS = 3
@@ -43,13 +43,6 @@ class KernelRun:
             return False
         self.progress = self.progress.after(plan, sampled.repeats_s, sampled.busy_s)
         return next_plan(config, best_us, self.progress) is not None
-
-    def is_promising(self, config: EvaluatorConfig, best_us: float) -> bool:
-        """Whether it was checked and does not look hopeless."""
-        progress = self.progress
-        return progress is not None and not is_hopeless(
-            config, best_us, min(progress.run_s, *progress.repeats_s)
-        )
 
     def doubt(self, config: EvaluatorConfig, best_us: float) -> bool:
         """Its last look was one at a slow device; True if it needs another one for that."""

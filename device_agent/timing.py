@@ -50,7 +50,7 @@ SINGLE_RUN = Plan(1, 0, 0)
 class Progress:
     """What is known of a candidate's time: its fastest single run (the first one checked it), the
     samples that came after it, what they took, and what all of its runs took; seconds. ``looks``
-    counts how often it was its turn."""
+    counts how often it was its turn: for single runs, and then for samples."""
 
     run_s: float
     samples_s: tuple[float, ...] = ()
@@ -66,7 +66,7 @@ class Progress:
             self.samples_s if single else (*self.samples_s, *seconds),
             self.spent_s + took_s,
             self.busy_s + took_s,
-            self.looks + (single or bool(self.samples_s)),
+            self.looks + 1 if single or self.samples_s else 1,
         )
 
     @property
