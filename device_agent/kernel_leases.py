@@ -198,13 +198,8 @@ class KernelLeases:
                 waiting.extend(run for run in done if run.doubt(work.evaluator, best_us))
             if steady is not None:
                 for run in done:
-                    if run in waiting:
-                        continue
-                    measurement = self._measurement(lease, run)
-                    if pacemaker is not None:
-                        measurement = pacemaker.judged(measurement, work.evaluator)
-                    if not guard.take(measurement):
-                        self._best.forget(work)
+                    if run not in waiting:
+                        self._take(lease, guard, run, pacemaker)
                 done = []
             if not waiting:
                 continue
@@ -219,8 +214,20 @@ class KernelLeases:
                 self._pace.note(run.trial.artifact, run.progress.latency_s)
             if self._closed.is_set():
                 break  # what we killed ourselves says nothing of the candidate
-            (waiting if more else done).append(run)
+            if not run.loaded.child:  # it failed, which says nothing of the device
+                self._take(lease, guard, run, None)
+            else:
+                (waiting if more else done).append(run)
         return lost
+
+    def _take(
+        self, lease: KernelLease, guard: LeaseGuard, run: KernelRun, pacemaker: Pacemaker | None
+    ) -> None:
+        measurement = self._measurement(lease, run)
+        if pacemaker is not None:
+            measurement = pacemaker.judged(measurement, lease.work.evaluator)
+        if not guard.take(measurement):
+            self._best.forget(lease.work)
 
     @staticmethod
     def _steady(

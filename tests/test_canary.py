@@ -250,6 +250,7 @@ def test_measurements_are_reported_after_a_good_canary(
 ) -> None:
     board.clock.times_s = [1.0, 1.0, 1.0, 1.1]
     results, finished = board.run(lease("doubled", "wrong", "doubled"))
+    results.sort(key=lambda result: result.candidate_key)  # those that fail come first
     assert [result.candidate_key for result in results] == ["c0", "c1", "c2"]
     assert [result.status.name for result in results] == ["OK", "WRONG_OUTPUT", "OK"]
     assert _ratios(results) == [pytest.approx(1.1)] * 3
@@ -263,6 +264,7 @@ def test_a_canary_that_drifts_makes_what_was_before_it_suspect(
     config = EvaluatorConfig(**{**WATCHED.__dict__, "canary_every": 2})
     board.clock.times_s = [1.0, 1.0, 1.0, 1.23, 1.0]
     results, finished = board.run(lease("doubled", "wrong", "doubled", config=config))
+    results.sort(key=lambda result: result.candidate_key)
     assert [result.status.name for result in results] == ["SUSPECT", "WRONG_OUTPUT", "OK"]
     assert results[0].error == "the canary took 1.23 times its reference after this"
     assert results[0].repeats_s

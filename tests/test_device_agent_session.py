@@ -185,6 +185,7 @@ def test_results_are_streamed_with_their_circumstances(farm: Farm) -> None:
     connection.send(lease("one", good(), kernels.kernel("wrong"), kernels.kernel("segfault")))
     connection.send(lease("two", good()))
     results = [connection.expect(Measurement) for _ in range(3)]
+    results.sort(key=lambda result: result.candidate_key)  # those that fail come first
     assert [result.status for result in results] == [
         MeasurementStatus.OK,
         MeasurementStatus.WRONG_OUTPUT,
@@ -250,8 +251,9 @@ def test_leases_of_a_lost_session_are_dropped_and_results_are_not(farm: Farm) ->
 def test_a_cancelled_lease_ends_after_the_trial_that_runs(farm: Farm) -> None:
     farm.start()
     connection = farm.gateway.connection()
-    connection.send(lease("one", good(), kernels.kernel("endless"), good(), timeout_s=2.0))
-    connection.expect(Measurement)
+    endless = kernels.kernel("endless")
+    connection.send(lease("one", endless, endless, good(), timeout_s=2.0))
+    assert connection.expect(Measurement).candidate_key == "candidate0"
     connection.send(CancelLease("one"))
     connection.send(CancelLease("unknown"))
     assert connection.expect(Measurement).status is MeasurementStatus.TIMED_OUT

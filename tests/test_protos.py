@@ -100,6 +100,7 @@ KERNEL = records.KernelWork(
     trials=(records.Trial("c1", DATA), records.Trial("c2", REFERENCE)),
     best_us=12.5,
     canary=REFERENCE,
+    pacemaker=DATA,
 )
 BARE_KERNEL = records.KernelWork("w", (), 0, 0, REFERENCE, records.EvaluatorConfig(), ())
 MODEL = records.ModelWork(

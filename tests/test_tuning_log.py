@@ -253,7 +253,7 @@ def test_a_measurement_comes_back_with_its_circumstances(log: TuningLog) -> None
     (outcome,) = log.outcomes("w1", KIND)
     assert outcome.candidate == candidate
     assert outcome.status is MeasurementStatus.OK
-    assert outcome.latency_us == pytest.approx(2000.0)
+    assert outcome.latency_us == pytest.approx(1000.0)
     assert outcome.artifact_sha256 == measurement.artifact_sha256
     assert outcome.tool_versions_key == tool_versions_key(TOOLS)
 
