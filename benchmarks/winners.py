@@ -13,22 +13,15 @@ import json
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks.lone_device import PATIENT_LEASES, LoneDevice, untuned
 from benchmarks.timing import Contender
 from coordinator.finals import final_evaluator
 from coordinator.search.evolution import Evolution, Program
-from coordinator.search.finals import (
-    TURN_SAMPLES,
-    FinalsConfig,
-    Standing,
-    decide,
-    heats,
-    order,
-)
+from coordinator.search.finals import FinalsConfig, Standing, decide, heats, order
 from coordinator.search.traces import trace_to_json
-from coordinator.tuning_log import Evidence, turns_s
+from coordinator.tuning_log import Evidence
 from device_agent.build import build_kernel, register_intrinsics
 from protos.records import Artifact, Candidate, Task, sha256_hex
 
@@ -124,19 +117,13 @@ def farms_winner(close: CloseSet, device: LoneDevice, config: FinalsConfig | Non
             )
             for name, measurement in zip(again, measured, strict=True):
                 if measurement is not None:
-                    standings[name] = _after(standings[name], measurement.repeats_s)
+                    standings[name] = standings[name].after(measurement.repeats_s)
         leader = decide(list(standings.values()), config).leader
         if leader is not None:
             winners.append(standings[leader])
     if not winners:
         return close.kernels[0].name
     return min(winners, key=lambda one: one.latency_s).key
-
-
-def _after(standing: Standing, repeats_s: Sequence[float]) -> Standing:
-    if not repeats_s:
-        return replace(standing, failed=True)
-    return replace(standing, rounds_s=(*standing.rounds_s, turns_s(repeats_s, TURN_SAMPLES)))
 
 
 def loss(winner: str, rounds_s: Mapping[str, Sequence[float]]) -> float:

@@ -26,7 +26,7 @@ from coordinator.search.finals import (
     told_apart,
 )
 from coordinator.task_run import FinalResult, TaskRun
-from coordinator.tuning_log import Evidence, turns_s
+from coordinator.tuning_log import Evidence
 from protos.errors import JobFailed
 from protos.median import median_interval
 from protos.records import (
@@ -224,11 +224,7 @@ class Finals:
 def _after(standing: Standing, measurement: Measurement | None) -> Standing:
     """The standing after a round."""
     if measurement is None:
-        return replace(standing, failed=True)
+        return standing.after(())
     if measurement.status in _NO_VERDICT:
         return standing
-    if not measurement.ok:
-        return replace(standing, failed=True)
-    return replace(
-        standing, rounds_s=(*standing.rounds_s, turns_s(measurement.repeats_s, TURN_SAMPLES))
-    )
+    return standing.after(measurement.repeats_s if measurement.ok else ())

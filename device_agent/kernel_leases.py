@@ -154,18 +154,23 @@ class KernelLeases:
     @contextmanager
     def _paced(self, work: KernelWork, reference: bytes) -> Iterator[Pacemaker | None]:
         """The task's best program, loaded and waiting, if the lease names one."""
-        if work.pacemaker is None:
+        if work.pacemaker is None or not self._pace.suits(work.pacemaker):
             yield None
             return
         data = self._fetch(work.pacemaker)
         with self._turn.working():
-            child = self._load(work, reference, data).child
+            loaded = self._load(work, reference, data)
+        child = loaded.child
+        if not child:
+            log.warning("there is no pacemaker: %s", loaded.outcome.error)
+        pacemaker = Pacemaker(
+            *(self._runner, self._turn, self._pace, work.pacemaker),
+            *(child, work.evaluator.timeout_s),
+        )
         try:
-            yield Pacemaker(
-                *(self._runner, self._turn, self._pace, work.pacemaker),
-                *(child, work.evaluator.timeout_s),
-            )
+            yield pacemaker
         finally:
+            pacemaker.note()
             if child and not self._closed.is_set():
                 with self._turn.working():
                     self._runner.end(child)
@@ -211,7 +216,6 @@ class KernelLeases:
                 continue
             if run.progress is not None and run.progress.samples_s:
                 self._best.note(work, run.progress.latency_s * 1e6)
-                self._pace.note(run.trial.artifact, run.progress.latency_s)
             if self._closed.is_set():
                 break  # what we killed ourselves says nothing of the candidate
             if not run.loaded.child:  # it failed, which says nothing of the device
@@ -223,6 +227,8 @@ class KernelLeases:
     def _take(
         self, lease: KernelLease, guard: LeaseGuard, run: KernelRun, pacemaker: Pacemaker | None
     ) -> None:
+        if run.progress is not None:
+            self._pace.note(run.trial.artifact, run.progress.samples_s)
         measurement = self._measurement(lease, run)
         if pacemaker is not None:
             measurement = pacemaker.judged(measurement, lease.work.evaluator)

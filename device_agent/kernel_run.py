@@ -13,7 +13,7 @@ MOST_DOUBTS = 3
 """Looks at one candidate that are not counted."""
 
 
-@dataclass
+@dataclass(eq=False)  # each is itself
 class KernelRun:
     """A trial whose candidate was loaded. ``progress`` is None until it was checked."""
 

@@ -136,7 +136,8 @@ class EvaluatorConfig:
 
     A canary runs before the first measurement and after every ``canary_every``; when it is off its
     reference by more than the share ``canary_drift``, the measurements since the last good one are
-    SUSPECT. Raises BadRequest for numbers that are negative or not finite.
+    SUSPECT, and so are those that were made while a lease's pacemaker stayed off by more than that.
+    Raises BadRequest for numbers that are negative or not finite.
     """
 
     number: int = 1

@@ -19,7 +19,16 @@ from device_agent.devices.replay import describe_replay
 from device_agent.kernel_leases import KernelLease, KernelLeases
 from device_agent.kernel_run import MOST_DOUBTS, KernelRun
 from device_agent.kernel_runner import ChildLostError, Loaded, Outcome
-from device_agent.pacemaker import EVERY_S, MAX_KNOWN, SLOWEST_S, YIELD, Pace, Pacemaker
+from device_agent.pacemaker import (
+    EVERY_S,
+    FASTEST_S,
+    MAX_KNOWN,
+    SLOWEST_S,
+    TELLING_RUNS,
+    YIELD,
+    Pace,
+    Pacemaker,
+)
 from device_agent.timing import Plan, Progress
 from device_agent.turn import TimingTurn
 from protos.records import (
@@ -83,7 +92,7 @@ def _pacemaker(device: SlowedDevice, pace: Pace) -> Pacemaker:
 
 def _known(seconds: float = 1e-3) -> Pace:
     pace = Pace()
-    pace.note(BEST, seconds)
+    pace.note(BEST, [seconds] * TELLING_RUNS)
     return pace
 
 
@@ -109,12 +118,12 @@ def test_a_slow_device_is_waited_for() -> None:
     assert len(device.sampled) == 6, "a look at two runs, or at a third one if they disagree"
 
 
-def test_patience_ends_and_the_least_gives_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_and_the_pace_gives_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacemaker, "MOST_PATIENCE_S", 0.02)
     device, pace = SlowedDevice(itertools.repeat(1.3)), _known()
     one = _pacemaker(device, pace)
     assert one.wait(NEVER, look=False) is False
-    assert pace.least_s(BEST) == pytest.approx(1e-3 * YIELD)
+    assert pace.usual_s(BEST) == pytest.approx(1e-3 * YIELD)
     runs = len(device.sampled)
     assert one.wait(NEVER, look=True) is True, "the times are taken as they are"
     assert len(device.sampled) == runs
@@ -124,7 +133,7 @@ def test_patience_ends_and_the_least_gives_in(monkeypatch: pytest.MonkeyPatch) -
             break
     else:
         pytest.fail("a device that stays slower is never believed")
-    assert pace.least_s(BEST) == pytest.approx(1.3e-3, rel=0.05)
+    assert pace.usual_s(BEST) == pytest.approx(1.3e-3, rel=0.05)
 
 
 def test_who_is_stopped_does_not_wait() -> None:
@@ -137,8 +146,8 @@ def test_who_is_stopped_does_not_wait() -> None:
 
 def test_an_unknown_program_sets_the_pace() -> None:
     pace = Pace()
-    assert _pacemaker(SlowedDevice([1.2, 1.0]), pace).wait(NEVER, look=False) is True
-    assert pace.least_s(BEST) == pytest.approx(1e-3)
+    assert _pacemaker(SlowedDevice([1.02, 1.0]), pace).wait(NEVER, look=False) is True
+    assert pace.usual_s(BEST) == pytest.approx(1.01e-3)
 
 
 def _lost() -> Outcome:
@@ -150,6 +159,7 @@ def _lost() -> Outcome:
     [
         lambda: Outcome(MeasurementStatus.CRASHED, "a signal"),
         lambda: Outcome(MeasurementStatus.OK, "", (2 * SLOWEST_S,)),
+        lambda: Outcome(MeasurementStatus.OK, "", (FASTEST_S / 2,)),
         _lost,
     ],
 )
@@ -162,19 +172,39 @@ def test_one_that_is_of_no_use_is_not_asked_again(fault: Callable[[], Outcome]) 
     assert device.sampled == [PACEMAKER]
 
 
+def test_what_is_known_to_be_too_short_or_too_long_is_not_even_loaded() -> None:
+    for seconds in (FASTEST_S / 2, 2 * SLOWEST_S):
+        assert not _known(seconds).suits(BEST)
+    assert _known(1e-3).suits(BEST)
+    assert Pace().suits(BEST), "nothing is known"
+
+
+def test_a_lease_tells_what_is_usual() -> None:
+    pace = _known(1.1e-3)
+    one = _pacemaker(SlowedDevice(itertools.repeat(1.0)), pace)
+    for _ in range(TELLING_RUNS):
+        one.wait(NEVER, look=True)
+    one.note()
+    assert pace.usual_s(BEST) == pytest.approx(1e-3)
+
+
 def test_a_slow_moment_does_not_make_a_program_useless() -> None:
     device = SlowedDevice([30.0, 30.0, 1.0, 1.0])
     assert _pacemaker(device, _known()).wait(NEVER, look=True) is False
     assert len(device.sampled) == 2
 
 
-def test_the_pace_is_the_least_and_its_memory_is_bounded() -> None:
+def test_the_pace_is_the_lowest_median_and_its_memory_is_bounded() -> None:
     pace = _known(2e-3)
-    pace.note(BEST, 3e-3)
-    assert pace.least_s(BEST) == 2e-3
+    pace.note(BEST, [1e-3, 3e-3, 3e-3, 3e-3, 3e-3, 3e-3])
+    assert pace.usual_s(BEST) == 2e-3
+    pace.note(BEST, [1e-3] * (TELLING_RUNS - 1))
+    assert pace.usual_s(BEST) == 2e-3, "too few"
+    pace.note(BEST, [1e-3, 1.5e-3, 1.5e-3, 1.5e-3, 1.5e-3, 3e-3])
+    assert pace.usual_s(BEST) == 1.5e-3
     for number in range(MAX_KNOWN):
-        pace.note(Artifact.of(number.to_bytes(4, "big")), 1.0)
-    assert pace.least_s(BEST) is None
+        pace.set(Artifact.of(number.to_bytes(4, "big")), 1.0)
+    assert pace.usual_s(BEST) is None
 
 
 # ------------------------------------------------------------------------- what follows
@@ -241,7 +271,7 @@ def test_what_a_device_times_that_stays_slow_is_suspect(
     config = replace(POLICY, canary_every=16, canary_drift=0.15)
     measured = _measured(device, AS_FAST, paced=True, config=config)
     assert measured.status is status
-    assert ("1.30 times its least" in measured.error) is (status is MeasurementStatus.SUSPECT)
+    assert ("1.30 times what is usual" in measured.error) is (status is MeasurementStatus.SUSPECT)
     assert measured.repeats_s
 
 

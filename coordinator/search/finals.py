@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.search.traces import uses_threads
-from coordinator.tuning_log import Evidence
+from coordinator.tuning_log import Evidence, turns_s
 from protos.median import median_interval
 from protos.records import UNTUNED_TRACE
 
@@ -66,6 +66,12 @@ class Standing:
     def latency_s(self) -> float:
         """The median over its turns."""
         return statistics.median(turn for turns in self.rounds_s for turn in turns)
+
+    def after(self, repeats_s: Sequence[float]) -> Standing:
+        """With another round, of which these are the samples; without any it has failed in it."""
+        if not repeats_s:
+            return replace(self, failed=True)
+        return replace(self, rounds_s=(*self.rounds_s, turns_s(repeats_s, TURN_SAMPLES)))
 
 
 @dataclass(frozen=True)
