@@ -172,7 +172,9 @@ class Experiments:
             run.pacemaker(),
         )
         with lab.clock.stage("measure"):
-            measurements = await lab.fleet.measure(lab.job_id, lab.device.kind, work, trials)
+            measurements = await lab.fleet.measure(
+                lab.job_id, lab.device.kind, work, trials, lab.clock
+            )
         for measurement in measurements:
             if measurement.circumstances is not None:
                 lab.clock.add("device busy", measurement.circumstances.busy_s)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from coordinator.fleet.fleet import Fleet
+from coordinator.jobs import Jobs
+from coordinator.tuning_log import TuningLog
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
-from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, DeviceStatus, Job, JobSpec
+from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, Job, JobSpec
 from protos.rpc import aborts, stream_aborts
-
-if TYPE_CHECKING:
-    from coordinator.server import Coordinator
 
 MAX_JOBS_LISTED = 1000
 
@@ -19,8 +20,10 @@ MAX_JOBS_LISTED = 1000
 class FarmService(farm_pb2_grpc.FarmServicer):
     """Convert, call, convert."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+    def __init__(self, jobs: Jobs, fleet: Fleet, tuning_log: TuningLog) -> None:
+        self._jobs = jobs
+        self._fleet = fleet
+        self._log = tuning_log
 
     @aborts
     async def SubmitJob(  # noqa: N802 (the RPC's name)
@@ -28,19 +31,19 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     ) -> farm_pb2.Job:
         """Take a model and tune it."""
         spec, model = await _read_submission(requests)
-        return _message(await self._coordinator.submit(spec, model))
+        return _message(await self._jobs.submit(spec, model))
 
     @aborts
     async def GetJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
         """One job."""
-        return _message(await self._coordinator.job(request.job_id))
+        return _message(await self._jobs.job(request.job_id))
 
     @stream_aborts
     async def WatchJob(  # noqa: N802
         self, request: farm_pb2.JobRequest, context: Any
     ) -> AsyncIterator[farm_pb2.Job]:
         """One job, at every change."""
-        async for job in self._coordinator.watch(request.job_id):
+        async for job in self._jobs.watch(request.job_id):
             yield _message(job)
 
     @aborts
@@ -48,20 +51,21 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self, request: farm_pb2.ListJobsRequest, context: Any
     ) -> farm_pb2.ListJobsResponse:
         """The newest jobs."""
-        jobs = await self._coordinator.jobs(min(request.limit or 100, MAX_JOBS_LISTED))
+        jobs = await self._jobs.newest(min(request.limit or 100, MAX_JOBS_LISTED))
         return farm_pb2.ListJobsResponse(jobs=[_message(job) for job in jobs])
 
     @aborts
     async def CancelJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
         """Stop a job."""
-        return _message(await self._coordinator.cancel(request.job_id))
+        return _message(await self._jobs.cancel(request.job_id))
 
     @aborts
     async def ListDevices(  # noqa: N802
         self, request: farm_pb2.ListDevicesRequest, context: Any
     ) -> farm_pb2.ListDevicesResponse:
         """Every device seen."""
-        statuses: list[DeviceStatus] = await self._coordinator.devices()
+        counts = await asyncio.to_thread(self._log.device_measurements)
+        statuses = self._fleet.registry.statuses(counts)
         return farm_pb2.ListDevicesResponse(devices=[convert.to_message(s) for s in statuses])
 
     @stream_aborts
@@ -69,7 +73,7 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self, request: farm_pb2.JobRequest, context: Any
     ) -> AsyncIterator[farm_pb2.Chunk]:
         """The wheel of a job that is done."""
-        _, data = await self._coordinator.package(request.job_id)
+        _, data = await self._jobs.package(request.job_id)
         for start in range(0, len(data), CHUNK_BYTES):
             yield farm_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
 

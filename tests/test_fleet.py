@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from coordinator.fleet.fleet import MAX_ATTEMPTS
+from coordinator.stages import StageClock
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.records import (
     PROTOCOL_VERSION,
@@ -46,7 +47,7 @@ async def _measure(fleet: RealFleet, names: Sequence[str]) -> list[Measurement]:
         (Candidate(WORKLOAD, f"[{index}]"), kernel(name), None) for index, name in enumerate(names)
     ]
     device = await asyncio.wait_for(fleet.fleet.device_for(TARGET), PATIENCE_S)
-    measuring = fleet.fleet.measure(job_id, device.kind, _work(), trials)
+    measuring = fleet.fleet.measure(job_id, device.kind, _work(), trials, StageClock())
     return await asyncio.wait_for(measuring, PATIENCE_S)
 
 

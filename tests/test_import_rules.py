@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +163,17 @@ def test_packages_import_only_what_the_design_allows() -> None:
     _complain([item for item in all_imports() if _breaks_layers(item)])
 
 
+def test_no_imports_go_in_a_circle() -> None:
+    """Nor those for types, nor those inside functions: who needs each other is one module."""
+    graph = {
+        name: {needed for item in imports_of(module) if (needed := _module(item.what))}
+        for name, module in modules().items()
+    }
+    for name, needs in graph.items():
+        needs.discard(name)
+    graphlib.TopologicalSorter(graph).prepare()
+
+
 @pytest.mark.parametrize("heavy", HEAVY_PLACES)
 def test_a_heavy_dependency_is_imported_in_one_place(heavy: str) -> None:
     places = HEAVY_PLACES[heavy]
@@ -172,6 +184,11 @@ def test_a_heavy_dependency_is_imported_in_one_place(heavy: str) -> None:
             if within(item.what, heavy) and not within(item.where, *places)
         ]
     )
+
+
+def _module(name: str) -> str:
+    """The module of ours that a dotted name is or is in; empty if it is not ours."""
+    return max(_loaded_by(name), key=len, default="")
 
 
 def _loaded_by(name: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.stages import StageClock
 from device_agent.devices.cpu import describe_cpu
 from device_agent.devices.replay import (
     FASTEST,
@@ -99,9 +100,11 @@ def test_a_replay_device_serves_a_fleet(tmp_path: Path) -> None:
             with agent(farm.port, "replayed", TARGET, replay="20ms"), host_lock.working():
                 await asyncio.wait_for(farm.devices(TARGET, 1), PATIENCE_S)
                 device = await farm.fleet.device_for(TARGET)
-                started = time.monotonic()
-                found = await farm.fleet.measure(job_id, device.kind, WORK, trials)
-                assert time.monotonic() - started >= 6 * 0.02
+                clock, started = StageClock(), time.monotonic()
+                found = await farm.fleet.measure(job_id, device.kind, WORK, trials, clock)
+                took_s = time.monotonic() - started
+                assert took_s >= 6 * 0.02
+                assert 0 < clock.seconds()["transfer"] < took_s
                 work = replace(WORK.evaluator, timeout_s=1.0)
                 model = (ModelVariant("tuned", "package", Artifact.of(b"package")),)
                 with pytest.raises(JobFailed, match="real device"):

@@ -16,6 +16,7 @@ from coordinator.fleet.set_aside import (
     after_lease,
 )
 from coordinator.job_runner import stage_line
+from coordinator.stages import StageClock
 from protos.records import (
     Artifact,
     Candidate,
@@ -127,7 +128,7 @@ async def _measure(fleet: RealFleet, count: int = 1) -> list[Measurement]:
     device = await asyncio.wait_for(fleet.fleet.device_for(TARGET), PATIENCE_S)
     work = KernelWork(WORKLOAD, VECTORS, 1, 0, BYTES, WATCHED, (), canary=CANARY)
     return await asyncio.wait_for(
-        fleet.fleet.measure(job_id, device.kind, work, trials), PATIENCE_S
+        fleet.fleet.measure(job_id, device.kind, work, trials, StageClock()), PATIENCE_S
     )
 
 

@@ -132,7 +132,7 @@ async def _tune(
     with Progress() as progress:
         async with Coordinator(config) as coordinator:
             with _agent(coordinator.port, spec.target_json) as agent:
-                job = await coordinator.submit(spec, model)
+                job = await coordinator.jobs.submit(spec, model)
                 watch = asyncio.create_task(_watch(coordinator, job.job_id, progress))
                 lost = asyncio.create_task(_agent_lost(agent))
                 try:
@@ -146,14 +146,14 @@ async def _tune(
             if job.state is not JobState.DONE:
                 print(f"tunefarm: {jobs.headline(job)}", file=sys.stderr)
                 return EXIT_FAILED
-            _, data = await coordinator.package(job.job_id)
+            _, data = await coordinator.jobs.package(job.job_id)
     path = jobs.save_package(Path(options.out), job, data).resolve()
     _report(job, path, display_url(config.log_url), options.json)
     return 0
 
 
 async def _watch(coordinator: Any, job_id: str, progress: Any) -> Job:
-    async for job in coordinator.watch(job_id):
+    async for job in coordinator.jobs.watch(job_id):
         progress.update(job)
     last: Job = job
     return last

@@ -13,15 +13,15 @@ import itertools
 import logging
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from coordinator.fleet import dispatcher
-from coordinator.fleet.leases import Batch, Outstanding, PendingTrial, artifacts, as_it_travels
+from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
+from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
-from protos.errors import JobFailed, LogUnavailable, NotFound
+from protos.errors import JobFailed, LogUnavailable
 from protos.records import (
     Acknowledgement,
     Artifact,
@@ -45,9 +45,6 @@ MAX_ATTEMPTS = 3
 
 LEASE_SLACK_S = 60.0
 
-REMEMBERED_LEASES = 64
-"""Leases that are over, but whose late results would still be taken."""
-
 
 class Fleet:
     """The devices of this coordinator. Lives on its event loop."""
@@ -57,9 +54,7 @@ class Fleet:
         self._log = tuning_log
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
-        self._outstanding: dict[str, Outstanding] = {}
-        self._over: OrderedDict[str, Outstanding] = OrderedDict()
-        self._artifacts: dict[str, Artifact] = {}
+        self.leases = Leases()
 
     # ------------------------------------------------------------- the job's side
 
@@ -77,15 +72,19 @@ class Fleet:
         kind: str,
         work: KernelWork,
         trials: Sequence[tuple[Candidate, Artifact, float | None]],
+        clock: StageClock,
     ) -> list[Measurement]:
-        """Measure candidates (artifact and predicted score with each) on devices of one kind."""
+        """Measure candidates (artifact and predicted score with each) on devices of one kind.
+
+        What sending them takes is on ``clock`` as the stage ``transfer``.
+        """
         loop = asyncio.get_running_loop()
         pending = [
             PendingTrial(candidate, artifact, score, loop.create_future())
             for candidate, artifact, score in trials
         ]
         batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(job_id, kind, work, list(pending))
+        self._batches[batch_id] = Batch(job_id, kind, work, list(pending), clock)
         self.dispatch()
         try:
             return list(await asyncio.gather(*(trial.result for trial in pending)))
@@ -109,11 +108,11 @@ class Fleet:
     def _forget(self, batch_id: int) -> None:
         """Drop a batch; what devices still hold of it is called off."""
         batch = self._batches.pop(batch_id)
-        for lease_id, held in list(self._outstanding.items()):
+        for held in self.leases:
             if held.batch is batch:
                 if not held.done:
-                    held.session.outbox.put_nowait(CancelLease(lease_id))
-                self._release(lease_id)
+                    held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
+                self.leases.end(held.lease.lease_id)
         self.dispatch()
 
     # ------------------------------------------------------------- leases
@@ -154,36 +153,12 @@ class Fleet:
             rounds = len(batch.work.variants) * batch.work.evaluator.timeout_s
             lease = Lease(lease_id, batch.job_id, LEASE_SLACK_S + rounds, model=batch.work)
         deadline = time.monotonic() + lease.expires_s
-        session.leases[lease_id] = lease
-        self._outstanding[lease_id] = Outstanding(lease, batch, session, deadline, trials)
-        self._keep(lease)
+        self.leases.add(Outstanding(lease, batch, session, deadline, trials))
         session.outbox.put_nowait(as_it_travels(lease, session))
 
     @staticmethod
     def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
         return replace(work, trials=tuple(Trial(t.candidate.key, t.artifact) for t in taken))
-
-    def _keep(self, lease: Lease) -> None:
-        self._artifacts.update((artifact.sha256, artifact) for artifact in artifacts(lease))
-
-    def artifact(self, sha256: str) -> bytes:
-        """The bytes of an artifact that some lease names; raises NotFound otherwise."""
-        if sha256 not in self._artifacts:
-            raise NotFound(f"no lease names the artifact {sha256!r}")
-        return self._artifacts[sha256].data
-
-    def _release(self, lease_id: str) -> Outstanding | None:
-        held = self._outstanding.pop(lease_id, None)
-        if held is not None:
-            self._over[lease_id] = held
-            while len(self._over) > REMEMBERED_LEASES:
-                self._over.popitem(last=False)
-            held.session.leases.pop(lease_id, None)
-            in_use = {a.sha256 for o in self._outstanding.values() for a in artifacts(o.lease)}
-            for artifact in artifacts(held.lease):
-                if artifact.sha256 not in in_use:
-                    self._artifacts.pop(artifact.sha256, None)
-        return held
 
     async def _give_back(self, held: Outstanding, why: str) -> None:
         """Put the trials of a lost lease back in front, or give them up after MAX_ATTEMPTS."""
@@ -227,7 +202,7 @@ class Fleet:
         """A device is gone: what it held goes to others."""
         self.registry.leave(session, why)
         for lease_id in list(session.leases):
-            held = self._release(lease_id)
+            held = self.leases.end(lease_id)
             if held is not None:
                 log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
                 await self._give_back(held, why)
@@ -242,7 +217,7 @@ class Fleet:
         for measurement in measurements:
             by_lease.setdefault(measurement.lease_id, []).append(measurement)
         for lease_id, results in by_lease.items():
-            held = self._outstanding.get(lease_id) or self._over.get(lease_id)
+            held = self.leases.known(lease_id)
             if held is None or held.session.device.name != session.device.name:
                 session.outbox.put_nowait(CancelLease(lease_id))
                 continue
@@ -268,11 +243,11 @@ class Fleet:
 
     def _goes_on(self, held: Outstanding, trial: PendingTrial) -> bool:
         """Whether a trial whose measurement is suspect is, or will be, measured once more."""
-        return trial.attempts < MAX_ATTEMPTS or held.lease.lease_id not in self._outstanding
+        return trial.attempts < MAX_ATTEMPTS or not self.leases.held(held.lease.lease_id)
 
     async def received_model(self, session: Session, measurement: ModelMeasurement) -> None:
         """The result of a whole-model run."""
-        held = self._outstanding.get(measurement.lease_id)
+        held = self.leases.held(measurement.lease_id)
         if held is None or held.session is not session or held.batch.model_result is None:
             session.outbox.put_nowait(CancelLease(measurement.lease_id))
             return
@@ -282,11 +257,11 @@ class Fleet:
 
     async def finished(self, session: Session, message: LeaseFinished) -> None:
         """A device is done with a lease, or says that it can't do it."""
-        held = self._outstanding.get(message.lease_id) or self._over.get(message.lease_id)
+        held = self.leases.known(message.lease_id)
         if held is None or held.session is not session:
             return
         self._judge(held, message)
-        if self._release(message.lease_id) is None:  # its last result ended its batch
+        if self.leases.end(message.lease_id) is None:  # its last result ended its batch
             return
         if message.error:
             self.registry.note_error(session.device.name, message.error)
@@ -325,9 +300,9 @@ class Fleet:
                 session.outbox.put_nowait(None)
                 await self.left(session, f"nothing heard for {SILENCE_S:.0f} s")
         now = time.monotonic()
-        for lease_id, held in list(self._outstanding.items()):
+        for held in self.leases:
             if now > held.deadline:
-                held.session.outbox.put_nowait(CancelLease(lease_id))
-                self._release(lease_id)
+                held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
+                self.leases.end(held.lease.lease_id)
                 await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
         self.dispatch()

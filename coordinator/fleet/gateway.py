@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +16,7 @@ from protos.records import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
     Heartbeat,
+    Lease,
     LeaseFinished,
     Measurement,
     ModelMeasurement,
@@ -44,7 +46,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         try:
             await self._fleet.joined(session)
             while (message := await session.outbox.get()) is not None:
-                yield convert.to_gateway_message(message)
+                with self._sending(message):
+                    yield convert.to_gateway_message(message)
             if reader.done() and (error := reader.exception()):
                 raise error
         finally:
@@ -95,9 +98,15 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         self, request: farm_pb2.FetchArtifactRequest, context: Any
     ) -> AsyncIterator[farm_pb2.Chunk]:
         """The bytes of an artifact that a lease names."""
-        data = self._fleet.artifact(request.sha256)
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield farm_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
+        held, artifact = self._fleet.leases.naming(request.sha256)
+        with held.sending():
+            for start in range(0, artifact.size_bytes, CHUNK_BYTES):
+                yield farm_pb2.Chunk(data=artifact.data[start : start + CHUNK_BYTES])
+
+    def _sending(self, message: object) -> contextlib.AbstractContextManager[None]:
+        """Around the turn of a message: gRPC comes back for the next when it has taken this one."""
+        held = self._fleet.leases.held(message.lease_id) if isinstance(message, Lease) else None
+        return held.sending() if held else contextlib.nullcontext()
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from coordinator.fleet.registry import Session
+from coordinator.stages import StageClock
+from protos.errors import NotFound
 from protos.records import (
     MAX_INLINE_BYTES,
     Artifact,
@@ -16,6 +21,9 @@ from protos.records import (
     ModelMeasurement,
     ModelWork,
 )
+
+REMEMBERED_LEASES = 64
+"""Leases that are over, but whose late results would still be taken."""
 
 
 @dataclass
@@ -33,13 +41,15 @@ class PendingTrial:
 class Batch:
     """Trials of one workload (``work`` without trials), or one run of a whole model.
 
-    ``kind`` is the kind of device that it is for.
+    ``kind`` is the kind of device that it is for. ``clock`` counts what sending trials takes; the
+    model's transfer belongs to packaging.
     """
 
     job_id: str
     kind: str
     work: KernelWork | ModelWork
     waiting: list[PendingTrial] = field(default_factory=list)
+    clock: StageClock | None = None
     model_result: asyncio.Future[ModelMeasurement] | None = None
     model_waits: bool = False
     model_attempts: int = 0
@@ -68,6 +78,55 @@ class Outstanding:
         return all(trial.result.done() for trial in self.trials.values()) and (
             model is None or model.done()
         )
+
+    def sending(self) -> contextlib.AbstractContextManager[None]:
+        """While it, or what it names, goes to its device."""
+        clock = self.batch.clock
+        return clock.stage("transfer") if clock else contextlib.nullcontext()
+
+
+class Leases:
+    """The leases that devices hold, and the last of those that are over."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Outstanding] = {}
+        self._over: OrderedDict[str, Outstanding] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Outstanding]:
+        """Those that are held; they may be ended meanwhile."""
+        return iter(list(self._held.values()))
+
+    def add(self, held: Outstanding) -> None:
+        """A device holds this from now on."""
+        lease = held.lease
+        held.session.leases[lease.lease_id] = lease
+        self._held[lease.lease_id] = held
+
+    def held(self, lease_id: str) -> Outstanding | None:
+        """What a device holds under this id."""
+        return self._held.get(lease_id)
+
+    def known(self, lease_id: str) -> Outstanding | None:
+        """What a device holds under this id, or held lately."""
+        return self._held.get(lease_id) or self._over.get(lease_id)
+
+    def end(self, lease_id: str) -> Outstanding | None:
+        """The device holds it no more; None if it did not."""
+        held = self._held.pop(lease_id, None)
+        if held is not None:
+            self._over[lease_id] = held
+            while len(self._over) > REMEMBERED_LEASES:
+                self._over.popitem(last=False)
+            held.session.leases.pop(lease_id, None)
+        return held
+
+    def naming(self, sha256: str) -> tuple[Outstanding, Artifact]:
+        """A lease that names this artifact, and the artifact; raises NotFound if none does."""
+        for held in self._held.values():
+            for artifact in artifacts(held.lease):
+                if artifact.sha256 == sha256:
+                    return held, artifact
+        raise NotFound(f"no lease names the artifact {sha256!r}")
 
 
 def artifacts(lease: Lease) -> list[Artifact]:

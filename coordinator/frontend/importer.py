@@ -17,8 +17,7 @@ from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
 from .low_maps import legalize_convolutions
-from .onnx_model import check_operators, graph_inputs, load_model, node_name, unsupported_operators
-from .prepass import fold_constants
+from .onnx_model import fold, graph_inputs, load_model, node_name
 from .rewrite import multiply_by_reciprocals
 from .tasks import extract_tasks
 
@@ -72,9 +71,7 @@ def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> 
         import tvm
         from tvm import relax  # noqa: F401
     with stage("prepass"):
-        model = load_model(data, shapes)
-        folded = fold_constants(model, unsupported_operators(model))
-        check_operators(folded)
+        folded = fold(load_model(data, shapes))
     with stage("import"):
         module = _from_onnx(folded)
     with stage("lower"):

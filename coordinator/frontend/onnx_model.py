@@ -10,6 +10,8 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import MAX_MODEL_BYTES, Shape, TensorSpec
 
+from .prepass import fold_constants
+
 _LOOKS_LIKE = (
     (b"PK\x03\x04", "a zip archive (PyTorch's .pt, Keras' .keras and .npz are; export to ONNX)"),
     (b"\x89HDF", "an HDF5 file (Keras' .h5; export to ONNX)"),
@@ -50,12 +52,8 @@ def inspect_model(data: bytes, shapes: Mapping[str, Shape]) -> ModelInfo:
     """
     model = load_model(data, shapes)
     graph = model.graph
-    refused = unsupported_operators(model)
-    if refused:
-        from .prepass import fold_constants
-
-        # Some of them may only compute shapes, and those are folded away before the import.
-        check_operators(fold_constants(model, refused))
+    if unsupported_operators(model):
+        fold(model)  # some of them may only compute shapes
     return ModelInfo(
         inputs={value.name: _fixed_spec(value) for value in graph_inputs(graph)},
         outputs=tuple(value.name for value in graph.output),
@@ -114,14 +112,21 @@ def unsupported_operators(model: Any) -> list[str]:
     return refused
 
 
-def check_operators(model: Any) -> None:
-    """Raises BadModel with all operators that can't be imported."""
-    refused = unsupported_operators(model)
-    if refused:
-        raise cannot_import(refused)
+def fold(model: Any) -> Any:
+    """The ModelProto with its constants folded; raises BadModel, with all operators that remain and
+    can't be imported."""
+    try:
+        folded = fold_constants(model)
+    except BadModel as error:
+        if refused := unsupported_operators(model):
+            raise _cannot_import(refused) from error
+        raise
+    if refused := unsupported_operators(folded):
+        raise _cannot_import(refused)
+    return folded
 
 
-def cannot_import(refused: list[str]) -> BadModel:
+def _cannot_import(refused: list[str]) -> BadModel:
     """The refusal that names these operators."""
     shown = ", ".join(refused[:20]) + (f" and {len(refused) - 20} more" if refused[20:] else "")
     return BadModel(

@@ -19,16 +19,13 @@ log = logging.getLogger(__name__)
 _FATAL_ONLY = 4
 
 
-def fold_constants(model: Any, refused: list[str] | None = None) -> Any:
+def fold_constants(model: Any) -> Any:
     """The ModelProto that ONNX Runtime makes of ``model``, whose shapes are fixed.
 
-    Raises BadModel if it can't load the model; where ``refused`` names operators that can't be
-    imported either, with those.
+    Raises BadModel if it can't load the model.
     """
     import onnx
     import onnxruntime
-
-    from .onnx_model import cannot_import
 
     with tempfile.TemporaryDirectory(prefix="tunefarm-prepass-") as directory:
         path = Path(directory) / "optimised.onnx"
@@ -42,8 +39,6 @@ def fold_constants(model: Any, refused: list[str] | None = None) -> Any:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base of their own
-            if refused:
-                raise cannot_import(refused) from error
             reason = str(error).strip().splitlines()[0]
             raise BadModel(
                 "ONNX Runtime, which gives the reference for every output, can't load the model: "
