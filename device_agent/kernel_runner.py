@@ -144,7 +144,7 @@ class KernelRunner:
     def check(self, child: int, timeout_s: float) -> Outcome:
         """Run a loaded candidate and compare its outputs; raises ChildLostError.
 
-        ``repeats_s`` has the run, in warm caches if there was time for one before it. If the
+        ``repeats_s`` has one run, the faster of two if there was time for them. If the
         outcome is not OK, the child has ended.
         """
         answer = self._ask_child("check", child, timeout_s)
