@@ -59,22 +59,6 @@ def load_package(archive: Path, directory: Path, num_threads: int) -> Run:
     return run
 
 
-def load_onnxruntime(path: Path, num_threads: int) -> Run:
-    """The model in ONNX Runtime on the CPU."""
-    try:
-        engine = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise LoadError("onnxruntime is not installed on this device") from error
-    options = engine.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    session = engine.InferenceSession(
-        str(path), sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-
 def flush_caches(buffer: Array) -> None:
     """Write more than the caches hold; ``timing.FLUSH_BYTES`` of it."""
     buffer += 1
@@ -105,11 +89,7 @@ class ModelChild:
     def answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The header and blobs of the answer; raises what loading or running raises."""
         if header["op"] == "load":
-            engines = {"onnxruntime": load_onnxruntime, "package": self._load_package}
-            if header["engine"] not in engines:
-                raise LoadError(f"this device has no engine {header['engine']!r}")
-            load = engines[header["engine"]]
-            self._run = load(Path(header["artifact"]), int(header["num_threads"]))
+            self._run = self._load_package(Path(header["artifact"]), int(header["num_threads"]))
             read = examples.read_examples(Path(header["examples"]).read_bytes())
             self._inputs = [example.inputs for example in read]
             return {"op": "loaded"}, []

@@ -132,7 +132,6 @@ class ModelRunner:
         variant.helper = self._start(work.num_threads, folder)
         load = {
             "op": "load",
-            "engine": work.variants[number].engine,
             "artifact": str(folder / "artifact"),
             "examples": str(folder.parent / "examples.npz"),
             "num_threads": work.num_threads,

@@ -69,8 +69,15 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "engines", "host", "cpu_features")
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions")
     class ToolVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EngineVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -84,9 +91,9 @@ class Device(_message.Message):
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
     EMULATED_FIELD_NUMBER: _ClassVar[int]
     TOOL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
-    ENGINES_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     CPU_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     target_json: str
     cpu_model: str
@@ -94,10 +101,10 @@ class Device(_message.Message):
     num_threads: int
     emulated: bool
     tool_versions: _containers.ScalarMap[str, str]
-    engines: _containers.RepeatedScalarFieldContainer[str]
     host: str
     cpu_features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., engines: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ...) -> None: ...
+    engine_versions: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device", "state", "kind", "measurements", "last_error")
@@ -194,14 +201,12 @@ class KernelWork(_message.Message):
     def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., canary: _Optional[_Union[Artifact, _Mapping]] = ..., pacemaker: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
-    __slots__ = ("name", "engine", "artifact")
+    __slots__ = ("name", "artifact")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    ENGINE_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
     name: str
-    engine: str
     artifact: Artifact
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class ModelWork(_message.Message):
     __slots__ = ("variants", "examples", "evaluator", "num_threads")
@@ -487,11 +492,30 @@ class RankingQuality(_message.Message):
     batches: int
     def __init__(self, pairwise: _Optional[float] = ..., peak_at_1: _Optional[float] = ..., peak_at_5: _Optional[float] = ..., batches: _Optional[int] = ...) -> None: ...
 
+class EngineResult(_message.Message):
+    __slots__ = ("name", "version", "latency_ms", "low_ms", "high_ms", "max_abs_error", "max_rel_error", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    LOW_MS_FIELD_NUMBER: _ClassVar[int]
+    HIGH_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    max_abs_error: float
+    max_rel_error: float
+    error: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
+
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "onnxruntime_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine")
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
-    ONNXRUNTIME_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
     MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
     PACKAGE_FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -499,9 +523,10 @@ class ModelResult(_message.Message):
     PACKAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TUNED_LOW_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_HIGH_MS_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
-    onnxruntime_ms: float
     max_abs_error: float
     max_rel_error: float
     package_filename: str
@@ -509,7 +534,9 @@ class ModelResult(_message.Message):
     package_size_bytes: int
     tuned_low_ms: float
     tuned_high_ms: float
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., onnxruntime_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ...) -> None: ...
+    engines: _containers.RepeatedCompositeFieldContainer[EngineResult]
+    engine: str
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s")

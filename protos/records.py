@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 
 from .errors import BadRequest
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when an agent of the previous version could misread this coordinator."""
 
 CHUNK_BYTES = 1 << 20
@@ -53,7 +53,7 @@ class Device:
     num_threads: int
     emulated: bool = False
     tool_versions: Mapping[str, str] = field(default_factory=dict)
-    engines: tuple[str, ...] = ()
+    engine_versions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     cpu_features: tuple[str, ...] = ()
 
@@ -197,10 +197,9 @@ class KernelWork:
 
 @dataclass(frozen=True)
 class ModelVariant:
-    """One way to run the whole model: a package of ours or another engine."""
+    """One way to run the whole model, as a package."""
 
     name: str
-    engine: str
     artifact: Artifact
 
 
@@ -475,9 +474,32 @@ class RankingQuality:
     batches: int
 
 
+OWN = "tunefarm"
+"""The engine that is the farm's own code."""
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """The whole model in another engine: median latency with its 95 % interval, and how far its
+    outputs are off; or the error that it gave."""
+
+    name: str
+    version: str
+    latency_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+    error: str = ""
+
+
 @dataclass(frozen=True)
 class ModelResult:
-    """The whole model, untuned, tuned and in ONNX Runtime, measured in one run."""
+    """The whole model, untuned, tuned and in other engines, measured in one run.
+
+    ``engine`` is what the package runs: OWN, or the engine that was faster. The errors are those of
+    what is packaged.
+    """
 
     untuned_ms: float
     tuned_ms: float
@@ -486,9 +508,16 @@ class ModelResult:
     package_filename: str
     package_sha256: str
     package_size_bytes: int
-    onnxruntime_ms: float | None = None
     tuned_low_ms: float | None = None
     tuned_high_ms: float | None = None
+    engines: tuple[EngineResult, ...] = ()
+    engine: str = OWN
+
+    @property
+    def packaged_ms(self) -> float:
+        """The latency of what is packaged."""
+        chosen = (e.latency_ms for e in self.engines if e.name == self.engine)
+        return next((ms for ms in chosen if ms is not None), self.tuned_ms)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whole models in several engines, timed in turn, with real faults."""
+"""Whole models, timed in turn, with real faults."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import zipfile
 from collections.abc import Iterator
 
 import numpy as np
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
 
 from device_agent.devices.cpu import describe_cpu
 from device_agent.kernel_runner import LeaseFailedError
@@ -58,19 +56,6 @@ class Model:
     return Artifact.of(file.getvalue())
 
 
-def onnx_model() -> Artifact:
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4])],
-    )
-    opset = helper.make_opsetid("", 17)
-    return Artifact.of(
-        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
-    )
-
-
 GOOD = "return {'y': inputs['x'] * 2}"
 
 
@@ -83,13 +68,12 @@ def runner() -> Iterator[ModelRunner]:
 
 def run(
     runner: ModelRunner,
-    *variants: tuple[str, Artifact],
+    *variants: Artifact,
     config: EvaluatorConfig = CONFIG,
     data: Artifact | None = None,
 ) -> list[VariantResult]:
     named = tuple(
-        ModelVariant(f"variant{number}", engine, artifact)
-        for number, (engine, artifact) in enumerate(variants)
+        ModelVariant(f"variant{number}", artifact) for number, artifact in enumerate(variants)
     )
     work = ModelWork(named, data or examples(), config, 1)
     done = runner.run(work, lambda artifact: artifact.data)
@@ -99,7 +83,7 @@ def run(
 
 
 def test_variants_are_checked_and_timed(runner: ModelRunner) -> None:
-    results = run(runner, ("package", package(GOOD)), ("onnxruntime", onnx_model()))
+    results = run(runner, package(GOOD), package("return {'y': inputs['x'] + inputs['x']}"))
     for result in results:
         assert result.status is MeasurementStatus.OK, result.error
         assert len(result.repeats_s) == 3
@@ -121,7 +105,7 @@ FAULTS = {
 def test_a_faulty_variant_does_not_disturb_the_other(runner: ModelRunner, fault: str) -> None:
     body, status, words = FAULTS[fault]
     config = IMPATIENT if fault == "hangs" else CONFIG
-    bad, good = run(runner, ("package", package(body)), ("package", package(GOOD)), config=config)
+    bad, good = run(runner, package(body), package(GOOD), config=config)
     assert bad.status is status, bad.error
     assert words in bad.error
     assert not bad.repeats_s
@@ -130,7 +114,7 @@ def test_a_faulty_variant_does_not_disturb_the_other(runner: ModelRunner, fault:
 
 def test_what_a_model_prints_is_not_its_answer(runner: ModelRunner) -> None:
     loud = package(f"os.write(1, b'x' * 100); print('hello'); {GOOD}")
-    (result,) = run(runner, ("package", loud))
+    (result,) = run(runner, loud)
     assert result.status is MeasurementStatus.OK, result.error
 
 
@@ -151,31 +135,27 @@ def write(fd, data):
         return 0
 os.write = write
 """
-    (result,) = run(runner, ("package", package(body, prelude)))
+    (result,) = run(runner, package(body, prelude))
     assert result.status is MeasurementStatus.GARBAGE, result.error
 
 
 @pytest.mark.parametrize(
-    ("engine", "artifact", "words"),
+    ("artifact", "words"),
     [
-        ("package", Artifact.of(b"no wheel"), "no wheel"),
-        ("package", package(GOOD, prelude="import not_there"), "not_there"),
-        ("package", package(GOOD, top_level="one\ntwo"), "top-level"),
-        ("onnxruntime", Artifact.of(b"no model"), ""),
-        ("abacus", onnx_model(), "abacus"),
+        (Artifact.of(b"no wheel"), "no wheel"),
+        (package(GOOD, prelude="import not_there"), "not_there"),
+        (package(GOOD, top_level="one\ntwo"), "top-level"),
     ],
 )
-def test_what_can_not_be_loaded(
-    runner: ModelRunner, engine: str, artifact: Artifact, words: str
-) -> None:
-    (result,) = run(runner, (engine, artifact))
+def test_what_can_not_be_loaded(runner: ModelRunner, artifact: Artifact, words: str) -> None:
+    (result,) = run(runner, artifact)
     assert result.status is MeasurementStatus.LOAD_ERROR, result.error
     assert words in result.error
 
 
 def test_unusable_examples_fail_the_lease(runner: ModelRunner) -> None:
     with pytest.raises(LeaseFailedError, match="npz"):
-        run(runner, ("package", package(GOOD)), data=Artifact.of(b"junk"))
+        run(runner, package(GOOD), data=Artifact.of(b"junk"))
 
 
 def test_closing_ends_what_runs(runner: ModelRunner) -> None:
@@ -188,7 +168,7 @@ def test_closing_ends_what_runs(runner: ModelRunner) -> None:
 
     def work() -> None:
         try:
-            run(runner, ("package", hangs))
+            run(runner, hangs)
         except LeaseFailedError as error:
             caught.append(error)
 

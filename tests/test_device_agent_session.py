@@ -313,7 +313,7 @@ def test_a_lease_that_can_not_be_done_says_why_and_the_next_is_done(
 def test_a_model_is_measured(farm: Farm) -> None:
     farm.start()
     connection = farm.gateway.connection()
-    variants = (ModelVariant("tuned", "package", package(GOOD)),)
+    variants = (ModelVariant("tuned", package(GOOD)),)
     config = EvaluatorConfig(repeat=2, min_repeat_ms=1)
     connection.send(Lease("m", "job", 3600.0, model=ModelWork(variants, examples(), config, 1)))
     measurement = connection.expect(ModelMeasurement)

@@ -61,7 +61,7 @@ DEVICE = records.Device(
     num_threads=2,
     emulated=True,
     tool_versions={"tvm": "0.27.0"},
-    engines=("onnxruntime", "package"),
+    engine_versions={"onnxruntime": "1.31.1"},
     host="shelf",
     cpu_features=("asimd", "dotprod"),
 )
@@ -104,7 +104,7 @@ KERNEL = records.KernelWork(
 )
 BARE_KERNEL = records.KernelWork("w", (), 0, 0, REFERENCE, records.EvaluatorConfig(), ())
 MODEL = records.ModelWork(
-    variants=(records.ModelVariant("tuned", "package", DATA),),
+    variants=(records.ModelVariant("tuned", DATA),),
     examples=REFERENCE,
     evaluator=EVALUATOR,
     num_threads=2,
@@ -124,7 +124,10 @@ SPEC = records.JobSpec(
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
-RESULT = records.ModelResult(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 4.5, 3.25, 3.75)
+ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
+RESULT = records.ModelResult(
+    90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"
+)
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
@@ -151,7 +154,7 @@ FULL: list[Any] = [
     EVALUATOR,
     records.Trial("c1", DATA),
     KERNEL,
-    records.ModelVariant("tuned", "package", DATA),
+    records.ModelVariant("tuned", DATA),
     MODEL,
     records.Lease("l1", "j1", 30.5, kernel=KERNEL),
     records.Lease("l1", "j1", 30.5, model=MODEL),
@@ -181,6 +184,7 @@ FULL: list[Any] = [
     records.TrialCounts(10, 7, 3, 2),
     PROGRESS,
     RANKING,
+    ENGINE,
     RESULT,
     JOB,
 ]
@@ -193,7 +197,7 @@ MINIMAL: list[Any] = [
     records.EvaluatorConfig(0, 0, 0, 0.0, 0.0, cold_cache=False),
     records.Trial("", REFERENCE),
     BARE_KERNEL,
-    records.ModelVariant("", "", REFERENCE),
+    records.ModelVariant("", REFERENCE),
     records.ModelWork((), REFERENCE, records.EvaluatorConfig(), 0),
     records.Lease("l1", "", 0.0),
     records.Telemetry(),
@@ -201,6 +205,7 @@ MINIMAL: list[Any] = [
     BARE_CIRCUMSTANCES,
     BARE_MEASUREMENT,
     records.VariantResult("", records.MeasurementStatus.OK),
+    records.EngineResult("", ""),
     records.ModelMeasurement("", (), BARE_CIRCUMSTANCES),
     records.Registration(0, BARE_DEVICE),
     records.Heartbeat(records.Telemetry()),

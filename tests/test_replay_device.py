@@ -106,7 +106,7 @@ def test_a_replay_device_serves_a_fleet(tmp_path: Path) -> None:
                 assert took_s >= 6 * 0.02
                 assert 0 < clock.seconds()["transfer"] < took_s
                 work = replace(WORK.evaluator, timeout_s=1.0)
-                model = (ModelVariant("tuned", "package", Artifact.of(b"package")),)
+                model = (ModelVariant("tuned", Artifact.of(b"package")),)
                 with pytest.raises(JobFailed, match="real device"):
                     await farm.fleet.measure_model(
                         job_id, device.kind, ModelWork(model, Artifact.of(b"examples"), work, 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from coordinator.results.report import operator_rows, report_json, report_text
 from protos.records import (
+    EngineResult,
     Job,
     JobSpec,
     JobState,
@@ -32,6 +33,10 @@ TASKS = (
     ),
     TaskProgress("odd", "k3", 1),
 )
+ENGINES = (
+    EngineResult("onnxruntime", "1.31.1", 0.9, 0.89, 0.92),
+    EngineResult("openvino", "2026.4.1", error="it crashed"),
+)
 JOB = Job(
     job_id="j1",
     spec=JobSpec("cls", "abc", '{"kind":"llvm","num-cores":2}', trials=70),
@@ -47,9 +52,10 @@ JOB = Job(
         package_filename="cls.whl",
         package_sha256="0",
         package_size_bytes=1,
-        onnxruntime_ms=0.9,
         tuned_low_ms=0.98,
         tuned_high_ms=1.01,
+        engines=ENGINES,
+        engine="onnxruntime",
     ),
     stage_s={"build": 41.25, "device busy": 7.0},
 )
@@ -94,8 +100,12 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
             "untuned": 12.0,
             "tuned": 1.0,
             "tuned_interval": [0.98, 1.01],
+            "packaged": 0.9,
             "onnxruntime": 0.9,
+            "openvino": None,
         },
+        "engine": "onnxruntime",
+        "engines": [asdict(one) for one in ENGINES],
         "max_abs_error": 2e-7,
         "stage_s": {"build": 41.25, "device busy": 7.0},
         "package": "out/cls.whl",
@@ -137,6 +147,27 @@ def test_no_interval_where_the_untuned_program_is_what_the_package_runs() -> Non
     assert (row.tuned_us, row.half_width_us) == (4.0, None)
 
 
+def test_the_report_says_what_is_packaged_and_against_whom() -> None:
+    def lines(job: Job) -> list[str]:
+        text = report_text(job, None, "log")
+        return [" ".join(s.split()) for s in text.splitlines() if s.startswith(("engine", "pack"))]
+
+    assert lines(JOB) == [
+        "engine ONNX Runtime 1.31.1 0.900 ms [0.890 to 0.920]; the tuned model is 0.90× as fast",
+        "engine OpenVINO 2026.4.1: it crashed",
+        "packaged ONNX Runtime, faster than the tuned model: 0.900 ms",
+    ]
+    assert JOB.result is not None
+    alone = replace(JOB, result=replace(JOB.result, engines=(), engine="tunefarm"))
+    assert lines(alone) == [
+        "engine ONNX Runtime: not on the device (pip install onnxruntime)",
+        "engine OpenVINO: not on the device (pip install openvino)",
+        "packaged the tuned model: no other engine was timed",
+    ]
+    first = replace(JOB, result=replace(JOB.result, engine="tunefarm"))
+    assert lines(first)[-1] == "packaged the tuned model: no engine is faster"
+
+
 def test_the_report_says_what_the_caches_were() -> None:
     assert line_of(report_text(JOB, None, "log"), "caches").split() == ["caches", "warm"]
     cold = replace(JOB, spec=replace(JOB.spec, cold_cache=True))
@@ -150,6 +181,8 @@ def test_a_job_that_measured_nothing() -> None:
         "untuned": None,
         "tuned": None,
         "tuned_interval": None,
+        "packaged": None,
         "onnxruntime": None,
+        "openvino": None,
     }
     assert "trials       0" in report_text(job, None, "log")

@@ -139,7 +139,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     result = json.loads(first.stdout)
     assert set(result) == {
         *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
-        *("stage_s", "package", "log"),
+        *("engine", "engines", "stage_s", "package", "log"),
     }
     assert result["trials"]["total"] == 24
     assert result["trials"]["ok"] + result["trials"]["failed"] == 24
@@ -147,8 +147,13 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert all(task["tuned_us"] <= task["untuned_us"] for task in result["tasks"])
     low_ms, high_ms = result["latency_ms"].pop("tuned_interval")
     assert low_ms <= result["latency_ms"]["tuned"] <= high_ms
-    assert set(result["latency_ms"]) == {"untuned", "tuned", "onnxruntime"}
+    assert set(result["latency_ms"]) >= {"untuned", "tuned", "packaged", "onnxruntime"}
     assert all(latency > 0 for latency in result["latency_ms"].values())
+    others = {one["name"]: one["latency_ms"] for one in result["engines"]}
+    assert set(others) == {"onnxruntime", "openvino"}
+    chosen = {**others, "tunefarm": result["latency_ms"]["tuned"]}[result["engine"]]
+    assert chosen == result["latency_ms"]["packaged"]
+    assert chosen <= min(others.values()) / 0.98, "never slower than the best engine"
     assert result["max_abs_error"] < 1e-4
     assert "Fused operators" in first.stderr
     measured, again_in_finals = trials(log), finals(log)

@@ -20,6 +20,7 @@ from protos.records import (
     Candidate,
     Circumstances,
     Device,
+    EngineResult,
     EvaluatorConfig,
     Job,
     JobSpec,
@@ -41,7 +42,10 @@ pytest_plugins = ("tests.postgres",)
 
 KIND = "kind-a"
 TOOLS = {"tvm": "0.27.0", "gcc": "12.2"}
-RESULT = ModelResult(12.5, 1.25, 1e-6, 2e-4, "m-1-py3-none-any.whl", "ab" * 32, 1234, 2.5)
+ENGINES = (EngineResult("onnxruntime", "1.31.1", 2.5, 2.4, 2.6, 1e-6, 2e-4),)
+RESULT = ModelResult(
+    12.5, 1.25, 1e-6, 2e-4, "m-1-py3-none-any.whl", "ab" * 32, 1234, 1.2, 1.3, ENGINES
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -486,7 +490,7 @@ def test_devices(log: TuningLog) -> None:
         num_threads=2,
         emulated=True,
         tool_versions=TOOLS,
-        engines=("onnxruntime",),
+        engine_versions={"onnxruntime": "1.31.1"},
         host="h",
         cpu_features=("sve",),
     )
@@ -525,7 +529,7 @@ def test_packages(log: TuningLog) -> None:
     log.add_package("key", job_id, RESULT, b"wheel")
     assert log.package("key") == (RESULT, b"wheel")
     assert log.get_blob(sha256_hex(b"wheel")) == b"wheel"
-    without = dataclasses.replace(RESULT, onnxruntime_ms=None)
+    without = dataclasses.replace(RESULT, engines=())
     log.add_package("key", job_id, without, b"better wheel")
     assert log.package("key") == (without, b"better wheel")
 

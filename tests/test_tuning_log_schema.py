@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -180,6 +181,8 @@ def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     assert job.spec.shapes["x"].dims == (1, 3, 48, 192)
     assert job.tasks[0].tuned_us == 2000.0
     assert job.result is not None
+    assert [(e.name, e.latency_ms) for e in job.result.engines] == [("onnxruntime", 2.5)]
+    assert (job.result.engine, job.result.tuned_ms) == ("tunefarm", 1.25)
     assert [task.name for task in log.tasks(job.job_id)] == ["fused_w1", "fused_w2"]
     best = log.best(["w1", "w2"], "kind-a")
     assert {key: record.latency_us for key, record in best.items()} == {"w1": 1000.0}, "the least"
@@ -197,6 +200,7 @@ def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     package = log.package("package-key")
     assert package is not None
     assert package[1] == b"wheel"
+    assert package[0] == replace(job.result, package_sha256=package[0].package_sha256)
 
     candidate = Candidate("w2", "new")
     new = Measurement("w2", candidate.key, MeasurementStatus.OK, "lease-9", repeats_s=(1e-3,))

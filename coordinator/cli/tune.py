@@ -36,8 +36,10 @@ answered from the tuning log. --json prints one object on standard output:
   {"job", "model", "target", "cache", "trials": {"total","ok","failed"},
    "tasks": [{"name","workload","weight","untuned_us","tuned_us","tuned_low_us","tuned_high_us",
               "tied","trials"}],
-   "latency_ms": {"untuned","tuned","tuned_interval","onnxruntime"}, "max_abs_error", "stage_s",
-   "package", "log"}
+   "latency_ms": {"untuned","tuned","tuned_interval","packaged","onnxruntime","openvino"},
+   "engine", "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error",
+                          "max_rel_error","error"}],
+   "max_abs_error", "stage_s", "package", "log"}
 
 exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 from protos.records import TensorSpec
 
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 """Raised when a package is put together in another way; one of an older version is made anew."""
 
 
@@ -28,12 +28,21 @@ class Record:
 
 
 @dataclass(frozen=True)
+class EngineUsed:
+    """The engine that runs the model instead of code of the farm's; ``licence`` in SPDX."""
+
+    name: str
+    version: str
+    licence: str
+
+
+@dataclass(frozen=True)
 class Latency:
-    """The whole model's latency in milliseconds, all three measured in one run."""
+    """The whole model's latency in milliseconds, all measured in one run; None where it failed."""
 
     untuned_ms: float | None
     tuned_ms: float
-    onnxruntime_ms: float | None = None
+    engines: Mapping[str, float | None] = field(default_factory=dict)
     device: str = ""
     max_abs_error: float | None = None
 
@@ -43,7 +52,8 @@ class Manifest:
     """All that a package's ``manifest.json`` holds beside what the wheel's writer adds.
 
     ``inputs`` and ``outputs`` are in the order of the compiled function, by their ONNX names.
-    ``latency`` is None in the package that is still to be measured.
+    ``latency`` is None in the package that is still to be measured, ``engine`` in those that run
+    the farm's own code.
     """
 
     model_file: str
@@ -56,6 +66,7 @@ class Manifest:
     tool_versions: Mapping[str, str] = field(default_factory=dict)
     latency: Latency | None = None
     cold_cache: bool = False
+    engine: EngineUsed | None = None
 
 
 def manifest_json(
@@ -71,6 +82,7 @@ def manifest_json(
         "num_threads": num_threads,
         "inputs": [_tensor(name, spec) for name, spec in manifest.inputs],
         "outputs": [_tensor(name, spec) for name, spec in manifest.outputs],
+        "engine": None if manifest.engine is None else asdict(manifest.engine),
         "records": [asdict(record) for record in manifest.records],
         "tool_versions": dict(manifest.tool_versions),
         "latency": None if manifest.latency is None else asdict(manifest.latency),

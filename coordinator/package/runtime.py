@@ -3,7 +3,7 @@
 ``Model().run({"input": array})`` returns a dictionary of arrays. Needs NumPy, apache-tvm-ffi and
 apache-tvm-ffi-orcjit; everything else is in the package.
 
-This file stands alone: it is copied into every package and imports nothing of tunefarm's.
+This file is copied into packages, beside ``_tensors.py``, and imports nothing else of tunefarm's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ._tensors import checked, specs
 
 _ALIGNMENT_BYTES = 64
 _LOADED = "runtime.NumThreads"  # a function that libtvm_runtime.so registers
@@ -48,8 +50,8 @@ class Model:
         with _loading:
             _load_runtime(self._manifest, num_threads)
             self._executable, self._main, workspace = _load_main()
-        self._inputs = _specs(self._manifest["inputs"])
-        self._outputs = _specs(self._manifest["outputs"])
+        self._inputs = specs(self._manifest["inputs"])
+        self._outputs = specs(self._manifest["outputs"])
         self._buffers = {name: _aligned(spec) for name, spec in self._inputs.items()}
         self._arguments = [*map(_tensor, self._buffers.values()), *workspace]
 
@@ -72,7 +74,7 @@ class Model:
         """The outputs for these inputs, as new arrays; raises ValueError for unfit inputs."""
         import tvm_ffi
 
-        arrays = _checked(inputs, self._inputs)
+        arrays = checked(inputs, self._inputs)
         with self._lock:
             for name, array in arrays.items():
                 np.copyto(self._buffers[name], array)
@@ -83,34 +85,6 @@ class Model:
                 name: np.array(np.from_dlpack(tensor))
                 for name, tensor in zip(self._outputs, results, strict=True)
             }
-
-
-def _specs(entries: list[dict[str, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {entry["name"]: (tuple(entry["shape"]), entry["dtype"]) for entry in entries}
-
-
-def _checked(
-    inputs: Mapping[str, np.ndarray[Any, Any]], specs: Mapping[str, tuple[tuple[int, ...], str]]
-) -> dict[str, np.ndarray[Any, Any]]:
-    missing = [name for name in specs if name not in inputs]
-    unknown = [name for name in inputs if name not in specs]
-    if missing or unknown:
-        raise ValueError(
-            f"the model's inputs are {list(specs)}"
-            + (f"; missing: {missing}" if missing else "")
-            + (f"; unknown: {unknown}" if unknown else "")
-        )
-    arrays = {}
-    for name, (shape, dtype) in specs.items():
-        array = np.asarray(inputs[name])
-        if array.dtype != np.dtype(dtype):
-            raise ValueError(
-                f"input {name!r} must be {dtype}, not {array.dtype}: use .astype({dtype!r})"
-            )
-        if array.shape != shape:
-            raise ValueError(f"input {name!r} must have shape {shape}, not {array.shape}")
-        arrays[name] = array
-    return arrays
 
 
 def _aligned(spec: tuple[tuple[int, ...], str]) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protos.engines import ENGINES, engine
 from protos.errors import BadTarget, JobFailed
 from protos.records import sha256_hex
 
@@ -27,7 +28,9 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Equal content must give equal bytes."""
 
 _REQUIRED = ("apache-tvm-ffi", "apache-tvm-ffi-orcjit")
-_TAKEN = frozenset(("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnxruntime", "onnx"))
+_TAKEN = frozenset(
+    ("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnx", *(one.module for one in ENGINES))
+)
 _LIBRARY = "libtvm_runtime.so"
 
 
@@ -76,18 +79,52 @@ def write_wheel(
     """
     runtime = runtime or installed_runtime()
     _check_architecture(manifest.target_json, runtime)
+    files = {
+        "_runtime.py": _source("runtime.py"),
+        _LIBRARY: runtime.data,
+        **{f"objects/{name}": data for name, data in _object_files(objects)},
+    }
+    papers = {f"licenses/tvm/{name}": content for name, content in runtime.licenses.items()}
+    required = {name: importlib.metadata.version(name) for name in _REQUIRED}
+    version = f"o{sha256_hex(objects)[:10]}"
+    return _write(manifest, version, files, runtime.platform_tag, required, papers)
+
+
+def write_engine_wheel(model: bytes, manifest: Manifest) -> tuple[str, bytes]:
+    """The same for a model that another engine runs: ``manifest.engine``, which the wheel requires.
+
+    ``model`` is the ONNX file with fixed shapes.
+    """
+    used = manifest.engine
+    known = engine(used.name) if used is not None else None
+    if used is None or known is None:
+        raise JobFailed(f"there is no engine for a package: {used}")
+    files = {"_runtime.py": _source("engine_runtime.py"), "model.onnx": model}
+    version = f"{used.name}{re.sub(r'[^0-9a-zA-Z.]', '.', used.version)}"
+    required = {known.distribution: used.version}
+    return _write(manifest, version, files, "any", required, {})
+
+
+def _write(
+    manifest: Manifest,
+    local_version: str,
+    files: Mapping[str, bytes],
+    platform_tag: str,
+    required: Mapping[str, str],
+    papers: Mapping[str, bytes],
+) -> tuple[str, bytes]:
     name = import_name(manifest.model_file)
-    version = f"1.0+m{manifest.model_sha256[:10]}.o{sha256_hex(objects)[:10]}"
+    version = f"1.0+m{manifest.model_sha256[:10]}.{local_version}"
     info = f"{name}-{version}.dist-info"
-    tag = f"py3-none-{runtime.platform_tag}"
+    tag = f"py3-none-{platform_tag}"
     filename = f"{name}-{version}-{tag}.whl"
-    files = dict(_package_files(name, objects, manifest, runtime))
-    files[f"{info}/METADATA"] = _metadata(name, version, manifest).encode()
-    files[f"{info}/WHEEL"] = _wheel_file(tag).encode()
-    files[f"{info}/top_level.txt"] = f"{name}\n".encode()
-    for paper, content in runtime.licenses.items():
-        files[f"{info}/licenses/tvm/{paper}"] = content
-    return filename, _pack(filename, files)
+    module = {**_common(name, manifest), **files}
+    members = {f"{name}/{path}": data for path, data in module.items()}
+    members[f"{info}/METADATA"] = _metadata(name, version, manifest, required).encode()
+    members[f"{info}/WHEEL"] = _wheel_file(tag).encode()
+    members[f"{info}/top_level.txt"] = f"{name}\n".encode()
+    members.update((f"{info}/{path}", content) for path, content in papers.items())
+    return filename, _pack(filename, members)
 
 
 def _check_architecture(target_json: str, runtime: RuntimeLibrary) -> None:
@@ -99,10 +136,12 @@ def _check_architecture(target_json: str, runtime: RuntimeLibrary) -> None:
         )
 
 
-def _package_files(
-    name: str, objects: bytes, manifest: Manifest, runtime: RuntimeLibrary
-) -> Iterator[tuple[str, bytes]]:
-    source = importlib.resources.files(__package__).joinpath("runtime.py").read_bytes()
+def _source(name: str) -> bytes:
+    return importlib.resources.files(__package__).joinpath(name).read_bytes()
+
+
+def _common(name: str, manifest: Manifest) -> dict[str, bytes]:
+    """What every package has, by its path below the module."""
     described = manifest_json(
         manifest,
         name=name,
@@ -110,14 +149,16 @@ def _package_files(
         num_threads=num_threads(manifest.target_json),
         created_by=f"tunefarm {importlib.metadata.version('tunefarm')}",
     )
-    doc = f'"""{name}, compiled by tunefarm: ``Model().run(inputs)``; see manifest.json."""\n\n'
-    yield (
-        f"{name}/__init__.py",
-        f'{doc}from ._runtime import Model\n\n__all__ = ["Model"]\n'.encode(),
-    )
-    yield f"{name}/_runtime.py", source
-    yield f"{name}/manifest.json", json.dumps(described, indent=2, ensure_ascii=False).encode()
-    yield f"{name}/{_LIBRARY}", runtime.data
+    doc = f'"""{name}, packaged by tunefarm: ``Model().run(inputs)``; see manifest.json."""\n\n'
+    init = f'{doc}from ._runtime import Model\n\n__all__ = ["Model"]\n'
+    return {
+        "__init__.py": init.encode(),
+        "_tensors.py": _source("_tensors.py"),
+        "manifest.json": json.dumps(described, indent=2, ensure_ascii=False).encode(),
+    }
+
+
+def _object_files(objects: bytes) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=io.BytesIO(objects)) as archive:
         members = [member for member in archive.getmembers() if member.isfile()]
         if not members:
@@ -125,25 +166,27 @@ def _package_files(
         for member in sorted(members, key=lambda item: item.name):
             content = archive.extractfile(member)
             assert content is not None
-            yield f"{name}/objects/{Path(member.name).name}", content.read()
+            yield Path(member.name).name, content.read()
 
 
-def _metadata(name: str, version: str, manifest: Manifest) -> str:
-    required = [
-        f"Requires-Dist: {package}=={importlib.metadata.version(package)}" for package in _REQUIRED
-    ]
+def _metadata(name: str, version: str, manifest: Manifest, required: Mapping[str, str]) -> str:
+    runs = "compiled by tunefarm for one kind of CPU"
+    licences = "The model's own license applies to the model; TVM's is under licenses/tvm."
+    if manifest.engine is not None:
+        runs = f"for {manifest.engine.name}, its fastest engine on one kind of CPU"
+        licences = f"The model has its own license; the engine's is {manifest.engine.licence}."
     return "\n".join(
         [
             "Metadata-Version: 2.1",
             f"Name: {name.replace('_', '-')}",
             f"Version: {version}",
-            f"Summary: {manifest.model_file} compiled by tunefarm for one kind of CPU",
+            f"Summary: {manifest.model_file} {runs}",
             "Requires-Python: >=3.10",
             "Requires-Dist: numpy>=1.23",
-            *required,
+            *(f"Requires-Dist: {package}=={pinned}" for package, pinned in required.items()),
             "",
             f"`from {name} import Model; Model().run(inputs)`: see `Model().inputs`.",
-            "The model's own license applies to the model; TVM's is under licenses/tvm.",
+            licences,
             "",
         ]
     )
@@ -153,7 +196,8 @@ def _wheel_file(tag: str) -> str:
     python, abi, platforms = tag.split("-")
     tags = [f"Tag: {python}-{abi}-{platform}" for platform in platforms.split(".")]
     version = importlib.metadata.version("tunefarm")
-    lines = ["Wheel-Version: 1.0", f"Generator: tunefarm {version}", "Root-Is-Purelib: false"]
+    pure = str(platforms == "any").lower()
+    lines = ["Wheel-Version: 1.0", f"Generator: tunefarm {version}", f"Root-Is-Purelib: {pure}"]
     return "\n".join([*lines, *tags, ""])
 
 

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.frontend.target import cpu_flags
-from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
-from coordinator.package.wheel import write_wheel
+from coordinator.package.manifest import MANIFEST_VERSION, EngineUsed, Latency, Manifest, Record
+from coordinator.package.wheel import write_engine_wheel, write_wheel
 from coordinator.results.compile import compile_model
+from coordinator.results.engines import (
+    choose_engine,
+    engine_manifest,
+    engine_result,
+    engines_used,
+)
 from coordinator.results.selection import Selection, selections
 from coordinator.results.verify import make_examples
 from coordinator.tuning_log import TuningLog
@@ -20,6 +26,7 @@ from device_agent.build import tool_versions
 from protos.errors import JobFailed
 from protos.median import median_interval
 from protos.records import (
+    OWN,
     Artifact,
     Device,
     EvaluatorConfig,
@@ -38,7 +45,7 @@ from protos.records import (
 if TYPE_CHECKING:
     from coordinator.frontend.importer import ImportedModel
 
-UNTUNED, ONNXRUNTIME = "untuned", "onnxruntime"
+UNTUNED = "untuned"
 
 EXAMPLES = 3
 """Seeded inputs that the package's output is compared on."""
@@ -94,10 +101,10 @@ class Finisher:
         await stage("verifying and timing the whole model")
         required = await self._builders.run(cpu_flags, self._job.spec.target_json)
         manifests = [self._manifest(choice, versions, required) for choice in choices]
-        measurement = await self._measure(untuned, tuned, examples, manifests[0])
+        measurement, engines = await self._measure(untuned, tuned, examples, manifests[0])
         best, fastest = _best(measurement, len(choices))
-        result, package = await asyncio.to_thread(
-            self._package, tuned[best], manifests[best], measurement, fastest
+        result, package = await self._package(
+            tuned[best], manifests[best], measurement, fastest, engines
         )
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
@@ -111,6 +118,7 @@ class Finisher:
             self._device.kind,
             records,
             dict(versions),
+            dict(self._device.engine_versions),
         ]
         return sha256_hex(canonical_json(made_of).encode())
 
@@ -157,53 +165,80 @@ class Finisher:
 
     async def _measure(
         self, untuned: bytes, tuned: Sequence[bytes], examples: bytes, manifest: Manifest
-    ) -> ModelMeasurement:
-        """All variants in one run on the device; the packages are run as users will run them."""
+    ) -> tuple[ModelMeasurement, dict[str, EngineUsed]]:
+        """All variants in one run on the device, and the engines among them.
+
+        The packages are run as users will run them.
+        """
         names = [UNTUNED, *(_tuned(index) for index in range(len(tuned)))]
         variants = []
         for name, objects in zip(names, [untuned, *tuned], strict=True):
             _, wheel = await asyncio.to_thread(write_wheel, objects, manifest)
-            variants.append(ModelVariant(name, "package", Artifact.of(wheel)))
-        if ONNXRUNTIME in self._device.engines:
-            fixed = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
-            variants.append(ModelVariant(ONNXRUNTIME, ONNXRUNTIME, Artifact.of(fixed)))
+            variants.append(ModelVariant(name, Artifact.of(wheel)))
+        engines = engines_used(self._device)
+        if engines:
+            fixed = await self._fixed_model()
+        for used in engines.values():
+            _, wheel = await asyncio.to_thread(
+                write_engine_wheel, fixed, engine_manifest(manifest, used)
+            )
+            variants.append(ModelVariant(used.name, Artifact.of(wheel)))
         work = ModelWork(
             tuple(variants), Artifact.of(examples), self._evaluator, self._device.num_threads
         )
-        return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
+        measured = await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
+        return measured, engines
 
-    def _package(
+    async def _fixed_model(self) -> bytes:
+        fixed: bytes = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
+        return fixed
+
+    async def _package(
         self,
         objects: bytes,
         manifest: Manifest,
         measurement: ModelMeasurement,
         tuned: VariantResult,
+        engines: Mapping[str, EngineUsed],
     ) -> tuple[ModelResult, bytes]:
+        """What is the fastest on the device, as a wheel, and what was measured."""
         by_name = {variant.name: variant for variant in measurement.variants}
         tuned_ms = _latency_ms("tuned", tuned)
         untuned_ms = _latency_ms(UNTUNED, by_name.get(UNTUNED))
-        peer = by_name.get(ONNXRUNTIME)
-        peer_ms = peer.latency_ms if peer is not None else None
-        latency = Latency(
-            untuned_ms,
-            tuned_ms,
-            peer_ms,
-            measurement.circumstances.device,
-            tuned.max_abs_error,
+        peers = tuple(engine_result(used, by_name.get(name)) for name, used in engines.items())
+        chosen = choose_engine(tuned_ms, peers)
+        packaged = by_name[chosen] if chosen != OWN else tuned
+        manifest = replace(
+            manifest,
+            latency=Latency(
+                untuned_ms,
+                tuned_ms,
+                {peer.name: peer.latency_ms for peer in peers},
+                measurement.circumstances.device,
+                packaged.max_abs_error,
+            ),
         )
-        filename, package = write_wheel(objects, replace(manifest, latency=latency))
+        if chosen == OWN:
+            filename, package = await asyncio.to_thread(write_wheel, objects, manifest)
+        else:
+            filename, package = await asyncio.to_thread(
+                write_engine_wheel,
+                await self._fixed_model(),
+                engine_manifest(manifest, engines[chosen]),
+            )
         interval_s = median_interval(tuned.repeats_s)
         result = ModelResult(
             untuned_ms=untuned_ms,
             tuned_ms=tuned_ms,
-            max_abs_error=tuned.max_abs_error,
-            max_rel_error=tuned.max_rel_error,
+            max_abs_error=packaged.max_abs_error,
+            max_rel_error=packaged.max_rel_error,
             package_filename=filename,
             package_sha256=sha256_hex(package),
             package_size_bytes=len(package),
-            onnxruntime_ms=peer_ms,
             tuned_low_ms=interval_s[0] * 1e3 if interval_s else None,
             tuned_high_ms=interval_s[1] * 1e3 if interval_s else None,
+            engines=peers,
+            engine=chosen,
         )
         return result, package
 

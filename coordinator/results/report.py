@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from protos.records import Job, ModelResult, TaskProgress
+from protos.engines import ENGINES, engine
+from protos.records import OWN, EngineResult, Job, ModelResult, TaskProgress
 
 _WIDTH = 120
 """Columns of the report where no terminal says how wide it is."""
@@ -117,8 +118,11 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
             "untuned": result.untuned_ms if result else None,
             "tuned": result.tuned_ms if result else None,
             "tuned_interval": _interval_ms(result),
-            "onnxruntime": result.onnxruntime_ms if result else None,
+            "packaged": result.packaged_ms if result else None,
+            **{one.name: _engine_ms(result, one.name) for one in ENGINES},
         },
+        "engine": result.engine if result else None,
+        "engines": [asdict(one) for one in result.engines] if result else [],
         "max_abs_error": result.max_abs_error if result else None,
         "stage_s": dict(job.stage_s),
         "package": package_path,
@@ -203,8 +207,16 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
         faster = _times(result.untuned_ms / result.tuned_ms if result.tuned_ms else None)
         lines.append(
             f"whole model  untuned {result.untuned_ms:.3f} ms, tuned {result.tuned_ms:.3f} ms"
-            f"{_within(result)} ({faster}), ONNX Runtime {_milliseconds(result.onnxruntime_ms)}"
+            f"{_within(result.tuned_low_ms, result.tuned_high_ms)} ({faster})"
         )
+        lines += [f"engine       {_engine(one, result.tuned_ms)}" for one in result.engines]
+        timed = {one.name for one in result.engines}
+        lines += [
+            f"engine       {one.title}: not on the device (pip install {one.distribution})"
+            for one in ENGINES
+            if one.name not in timed
+        ]
+        lines.append(f"packaged     {_packaged(result)}")
         lines.append(
             f"difference   at most {result.max_abs_error:.2e} absolute, "
             f"{result.max_rel_error:.2e} relative to ONNX Runtime"
@@ -219,9 +231,38 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
     return lines
 
 
-def _within(result: ModelResult) -> str:
-    interval = _interval_ms(result)
-    return "" if interval is None else f" [{interval[0]:.3f} to {interval[1]:.3f}]"
+def _engine_ms(result: ModelResult | None, name: str) -> float | None:
+    """The model's latency in an engine; None if it has none there."""
+    engines = result.engines if result is not None else ()
+    return next((one.latency_ms for one in engines if one.name == name), None)
+
+
+def _engine(one: EngineResult, tuned_ms: float) -> str:
+    """One engine's line: its time, and how the tuned model compares."""
+    name = f"{_title(one.name)} {one.version}".rstrip()
+    if one.latency_ms is None:
+        return f"{name}: {one.error or 'not measured'}"
+    ratio = f"{one.latency_ms / tuned_ms:.2f}×" if tuned_ms else "–"
+    within = _within(one.low_ms, one.high_ms)
+    return f"{name} {one.latency_ms:.3f} ms{within}; the tuned model is {ratio} as fast"
+
+
+def _packaged(result: ModelResult) -> str:
+    """What the package runs, and why."""
+    peers = [one.latency_ms for one in result.engines if one.latency_ms is not None]
+    if result.engine == OWN:
+        against = "no other engine was timed" if not peers else "no engine is faster"
+        return f"the tuned model: {against}"
+    return f"{_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+
+
+def _title(name: str) -> str:
+    known = engine(name)
+    return name if known is None else known.title
+
+
+def _within(low_ms: float | None, high_ms: float | None) -> str:
+    return "" if low_ms is None or high_ms is None else f" [{low_ms:.3f} to {high_ms:.3f}]"
 
 
 def _number(value: float | None) -> str:
@@ -234,7 +275,3 @@ def _times(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f} ms"

@@ -23,7 +23,14 @@ def upsert(connection: sa.Connection, device: Device) -> None:
         "cpu_model": clean(device.cpu_model),
         "emulated": device.emulated,
         "host": clean(device.host),
-        "record_json": to_json(dataclasses.replace(device, name=name, tool_versions=tools)),
+        "record_json": to_json(
+            dataclasses.replace(
+                device,
+                name=name,
+                tool_versions=tools,
+                engine_versions=clean_tools(device.engine_versions),
+            )
+        ),
         "last_seen_at": now(),
     }
     statement = insert(connection, devices).values(name=name, first_seen_at=now(), **row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +23,7 @@ from protos.records import (
 )
 
 from .database import insert
-from .schema import job_tasks, jobs, now, packages, workloads
+from .schema import job_tasks, jobs, now, workloads
 from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
 
 _UNFINISHED = tuple(state.name for state in JobState if not state.ended)
@@ -62,23 +61,7 @@ def get(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
     if row is None:
         raise _not_found(job_id)
-    job = _job(row)
-    if job.result is None:
-        return job
-    low_ms, high_ms = _interval_ms(connection, job.result.package_sha256)
-    return replace(job, result=replace(job.result, tuned_low_ms=low_ms, tuned_high_ms=high_ms))
-
-
-def _interval_ms(
-    connection: sa.Connection, package_sha256: str
-) -> tuple[float | None, float | None]:
-    """The interval of the tuned model's latency, which is kept with its package."""
-    query = sa.select(packages.c.result_json).where(packages.c.sha256 == package_sha256).limit(1)
-    text = connection.execute(query).scalar_one_or_none()
-    if text is None:
-        return None, None
-    result = from_json(ModelResult, text)
-    return result.tuned_low_ms, result.tuned_high_ms
+    return _job(row)
 
 
 def newest(connection: sa.Connection, limit: int) -> list[Job]:
@@ -202,14 +185,8 @@ def _progress(job: Job) -> dict[str, Any]:
         "ranking_peak_at_1": finite(ranking.peak_at_1) if ranking else None,
         "ranking_peak_at_5": finite(ranking.peak_at_5) if ranking else None,
         "ranking_batches": ranking.batches if ranking else None,
-        "untuned_ms": finite(result.untuned_ms) if result else None,
-        "tuned_ms": finite(result.tuned_ms) if result else None,
-        "onnxruntime_ms": finite(result.onnxruntime_ms) if result else None,
-        "max_abs_error": finite(result.max_abs_error) if result else None,
-        "max_rel_error": finite(result.max_rel_error) if result else None,
-        "package_filename": result.package_filename if result else None,
         "package_sha256": result.package_sha256 if result else None,
-        "package_size_bytes": result.package_size_bytes if result else None,
+        "result_json": to_json(result) if result else None,
     }
 
 
@@ -225,7 +202,7 @@ def _job(row: sa.Row[Any]) -> Job:
         ranking=_ranking(row),
         elapsed_s=row.elapsed_s,
         remaining_s=row.remaining_s,
-        result=_result(row),
+        result=from_json(ModelResult, row.result_json) if row.result_json else None,
         submitted_at=row.submitted_at,
     )
 
@@ -251,19 +228,4 @@ def _ranking(row: sa.Row[Any]) -> RankingQuality | None:
         peak_at_1=or_nan(row.ranking_peak_at_1),
         peak_at_5=or_nan(row.ranking_peak_at_5),
         batches=row.ranking_batches,
-    )
-
-
-def _result(row: sa.Row[Any]) -> ModelResult | None:
-    if row.package_sha256 is None:
-        return None
-    return ModelResult(
-        untuned_ms=or_nan(row.untuned_ms),
-        tuned_ms=or_nan(row.tuned_ms),
-        max_abs_error=or_nan(row.max_abs_error),
-        max_rel_error=or_nan(row.max_rel_error),
-        package_filename=row.package_filename,
-        package_sha256=row.package_sha256,
-        package_size_bytes=row.package_size_bytes,
-        onnxruntime_ms=row.onnxruntime_ms,
     )

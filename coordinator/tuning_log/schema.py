@@ -96,14 +96,8 @@ jobs = sa.Table(
     sa.Column("ranking_peak_at_5", sa.Double),
     sa.Column("ranking_batches", sa.BigInteger),
     # what came out
-    sa.Column("untuned_ms", sa.Double),
-    sa.Column("tuned_ms", sa.Double),
-    sa.Column("onnxruntime_ms", sa.Double),
-    sa.Column("max_abs_error", sa.Double),
-    sa.Column("max_rel_error", sa.Double),
-    sa.Column("package_filename", sa.Text),
     sa.Column("package_sha256", sa.Text),
-    sa.Column("package_size_bytes", sa.BigInteger),
+    sa.Column("result_json", sa.Text),
 )
 
 workloads = sa.Table(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from device_agent import runtime
-from protos import errors
+from protos import engines, errors
 from protos.records import Device, canonical_json
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -150,7 +149,7 @@ def describe_cpu(
         num_threads=num_threads,
         emulated=emulated,
         tool_versions=tool_versions(),
-        engines=("onnxruntime",) if _importable("onnxruntime") else (),
+        engine_versions=engines.installed(),
         host=socket.gethostname(),
         cpu_features=simd_features(info.features),
     )
@@ -177,10 +176,3 @@ def tool_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _importable(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False

@@ -1,0 +1,66 @@
+"""The other engines a model could run in: which there are, how they did, and who is packaged."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coordinator.package.manifest import EngineUsed, Manifest
+from protos.engines import engine
+from protos.median import median_interval
+from protos.records import OWN, Device, EngineResult, VariantResult
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR_CHARACTERS = 600
+
+NOISE = 0.98
+"""Our own code is packaged unless an engine takes less than this share of its time: within the
+rest nobody could tell them apart, and our package needs no engine."""
+
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
+"""What may stand in a package's requirements; it is an agent that says it."""
+
+
+def engines_used(device: Device) -> dict[str, EngineUsed]:
+    """The engines that this device has and this coordinator knows, by name."""
+    found = {}
+    for name, version in sorted(device.engine_versions.items()):
+        known = engine(name)
+        if known is None or not _VERSION.fullmatch(version):
+            log.warning("device %s: no use for its engine %.64r %.64r", device.name, name, version)
+            continue
+        found[name] = EngineUsed(name, version, known.licence)
+    return found
+
+
+def engine_manifest(manifest: Manifest, used: EngineUsed) -> Manifest:
+    """The manifest of a package that an engine runs: any CPU, no records."""
+    return replace(manifest, engine=used, cpu_features=(), records=())
+
+
+def engine_result(used: EngineUsed, variant: VariantResult | None) -> EngineResult:
+    """What a variant's run says of its engine; ``variant`` is None if it was not run."""
+    if variant is None:
+        return EngineResult(used.name, used.version, error="the device did not run it")
+    interval_s = median_interval(variant.repeats_s)
+    return EngineResult(
+        used.name,
+        used.version,
+        latency_ms=variant.latency_ms,
+        low_ms=interval_s[0] * 1e3 if interval_s else None,
+        high_ms=interval_s[1] * 1e3 if interval_s else None,
+        max_abs_error=variant.max_abs_error,
+        max_rel_error=variant.max_rel_error,
+        error=variant.error[:MAX_ERROR_CHARACTERS],
+    )
+
+
+def choose_engine(own_ms: float, engines: Sequence[EngineResult]) -> str:
+    """Who runs the model: OWN, or the fastest engine if it is faster by more than noise."""
+    timed = [(one.latency_ms, one.name) for one in engines if one.latency_ms is not None]
+    fastest_ms, name = min(timed, default=(own_ms, OWN))
+    return name if fastest_ms < NOISE * own_ms else OWN

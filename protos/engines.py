@@ -1,0 +1,46 @@
+"""The engines, beside the farm's own code, that a package may run a whole model in.
+
+A package for one of them holds the ONNX model and a few lines that run it
+(``coordinator/package``); the device must have the engine installed, or is not asked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Engine:
+    """``distribution`` is its name on PyPI, ``module`` what to import; ``licence`` in SPDX."""
+
+    name: str
+    title: str
+    module: str
+    distribution: str
+    licence: str
+
+
+ENGINES = (
+    Engine("onnxruntime", "ONNX Runtime", "onnxruntime", "onnxruntime", "MIT"),
+    Engine("openvino", "OpenVINO", "openvino", "openvino", "Apache-2.0"),
+)
+
+
+def engine(name: str) -> Engine | None:
+    """The engine of this name, if there is one."""
+    return next((one for one in ENGINES if one.name == name), None)
+
+
+def installed() -> dict[str, str]:
+    """Versions of the engines in this environment, by name; nothing is imported."""
+    return {one.name: version for one in ENGINES if (version := _version(one))}
+
+
+def _version(one: Engine) -> str:
+    try:
+        found = importlib.util.find_spec(one.module) is not None
+        return importlib.metadata.version(one.distribution) if found else ""
+    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+        return ""
