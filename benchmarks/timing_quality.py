@@ -5,9 +5,11 @@
 ``idle_spread`` and ``disturbed_spread``: one good candidate of the 3×3 convolution, built once, is
 measured fifty times over the whole run, five times in a lease with seven other candidates, as in a
 job; the spread is (95th − 5th percentile) / median of the fifty latencies. In the disturbed blocks
-a neighbour keeps each CPU busy for 0.3 of every second. ``suspect_idle`` and
-``suspect_disturbed`` count the farm's measurements that its canary put in doubt; those are measured
-again, a few times, and what stays without an answer (``unanswered_…``) is not in the spread.
+a neighbour keeps each CPU busy for 0.3 of every second. ``idle_drift`` and ``disturbed_drift`` are
+the same of the blocks' medians: what the machine changed by in the minute between two of them.
+``suspect_idle`` and ``suspect_disturbed`` count the farm's measurements that its canary put in
+doubt; those are measured again, a few times, and what stays without an answer (``unanswered_…``) is
+not in the spread.
 
 ``winner_flip_rate``: share of declared winners that another candidate of their set beats by more
 than 1 % when all are timed for long and in turn (``benchmarks.winners``); ``winner_loss_worst`` is
@@ -70,6 +72,8 @@ class Series:
     stock_s: list[float] = field(default_factory=list)
     suspect: int = 0
     unanswered: int = 0
+    farm_medians_s: list[float] = field(default_factory=list)
+    stock_medians_s: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,12 @@ def block(close: CloseSet, device: LoneDevice, stock: StockRunner, series: Serie
         if kernel is subject and measurement is not None and measurement.latency_us is not None
     ]
     series.farm_s += right
+    series.farm_medians_s += [statistics.median(right)] if right else []
     series.suspect += device.suspect - suspect
     series.unanswered += PER_BLOCK - len(right)
-    series.stock_s += [stock.latency_s(close.kernels[0]) for _ in range(PER_BLOCK)]
+    peers = [stock.latency_s(close.kernels[0]) for _ in range(PER_BLOCK)]
+    series.stock_s += peers
+    series.stock_medians_s.append(statistics.median(peers))
 
 
 def judge(
@@ -166,6 +173,9 @@ def figures(idle: Series, disturbed: Series, judged: Sequence[Judged]) -> dict[s
         if len(series.farm_s) > 1:
             found[f"{name}_spread"] = spread(series.farm_s)
         found[f"{name}_spread_stock"] = spread(series.stock_s)
+        for side, medians_s in (("", series.farm_medians_s), ("_stock", series.stock_medians_s)):
+            if len(medians_s) > 1:
+                found[f"{name}_drift{side}"] = spread(medians_s)
         found[f"suspect_{name}"] = series.suspect
         found[f"unanswered_{name}"] = series.unanswered
     farm = [one.farm_loss for one in judged]

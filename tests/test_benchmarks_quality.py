@@ -50,11 +50,12 @@ def test_what_is_in_doubt_is_measured_again() -> None:
 
 
 def test_figures_and_tables() -> None:
-    idle = Series([1e-3] * 50, [1e-3, 2e-3] * 25)
+    idle = Series([1e-3] * 50, [1e-3, 2e-3] * 25, farm_medians_s=[1e-3, 1e-3])
     disturbed = Series([1e-3] * 49, [1e-3] * 50, suspect=7, unanswered=1)
     judged = [Judged("matmul", 0, 0.0, 0.05), Judged("conv2d", 0, -0.01, 0.0)]
     figures = timing_quality.figures(idle, disturbed, judged)
-    assert figures["idle_spread"] == 0.0
+    assert figures["idle_spread"] == figures["idle_drift"] == 0.0
+    assert "idle_drift_stock" not in figures
     assert figures["idle_spread_stock"] == pytest.approx(1 / 1.5)
     assert (figures["suspect_disturbed"], figures["unanswered_disturbed"]) == (7, 1)
     assert (figures["winner_flip_rate"], figures["winner_flip_rate_stock"]) == (0.0, 0.5)
@@ -81,6 +82,7 @@ def test_both_sides_on_a_small_operator() -> None:
         timing_quality.block(close, device, stock, series)
         assert len(series.farm_s) + series.unanswered == timing_quality.PER_BLOCK
         assert len(series.stock_s) == timing_quality.PER_BLOCK
+        assert len(series.stock_medians_s) == 1
 
 
 def test_the_untuned_program_is_a_kernel_for_stock_too() -> None:
