@@ -25,7 +25,7 @@ BLOCKER = """
 import sys
 import threading
 
-BLOCKED = ("tvm", "ray", "sqlalchemy", "lightgbm", "onnx", "onnxruntime")
+BLOCKED = ("tvm", "ray", "sqlalchemy", "lightgbm", "onnx", "onnxruntime", "openvino")
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):

@@ -45,7 +45,7 @@ HEAVY_PLACES = {
         "coordinator.fleet.builders",
     ),
 }
-HEAVY = (*HEAVY_PLACES, "onnx", "onnxruntime")
+HEAVY = (*HEAVY_PLACES, "onnx", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
