@@ -258,8 +258,8 @@ def test_a_cpu_that_cannot_run_it_is_told_so(
         if source.name != "manifest.json" and source.name != "__pycache__":
             (package / source.name).symlink_to(source)
     # The module finds its manifest beside its real file.
-    (package / "_runtime.py").unlink()
-    (package / "_runtime.py").write_bytes((site / "small" / "_runtime.py").read_bytes())
+    (package / "_model.py").unlink()
+    (package / "_model.py").write_bytes((site / "small" / "_model.py").read_bytes())
     manifest = json.loads((site / "small" / "manifest.json").read_text())
     (package / "manifest.json").write_text(json.dumps({**manifest, field: value}))
     done = _as_a_stranger(tmp_path, "small", "from small import Model; Model()")

@@ -168,6 +168,24 @@ def test_an_empty_database_can_be_upgraded_beforehand(url: str) -> None:
     log.close()
 
 
+def test_an_interval_that_was_kept_with_the_package_is_the_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(FIRST_REVISION.read_text())
+        database.execute("UPDATE jobs SET package_sha256 = (SELECT sha256 FROM packages)")
+        database.execute(
+            "UPDATE packages SET result_json = "
+            "json_set(result_json, '$.tuned_low_ms', 1.2, '$.tuned_high_ms', 1.3)"
+        )
+    database.close()
+    TuningLog.upgrade(str(path))
+    log = TuningLog.open(str(path))
+    (job,) = log.jobs()
+    log.close()
+    assert job.result is not None
+    assert (job.result.tuned_low_ms, job.result.tuned_high_ms) == (1.2, 1.3)
+
+
 def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     with sqlite3.connect(path) as database:

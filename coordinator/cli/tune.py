@@ -31,6 +31,7 @@ examples:
   tunefarm tune ocr.onnx --shape x=1,3,48,192 --trials 2000 --out packages
   tunefarm tune model.onnx --json > result.json
 
+Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that.
 Ctrl-C keeps every measurement; the same command again continues. A second run of a finished job is
 answered from the tuning log. --json prints one object on standard output:
   {"job", "model", "target", "cache", "trials": {"total","ok","failed"},

@@ -3,13 +3,12 @@
 ``Model().run({"input": array})`` returns a dictionary of arrays. Needs NumPy, apache-tvm-ffi and
 apache-tvm-ffi-orcjit; everything else is in the package.
 
-This file is copied into packages, beside ``_tensors.py``, and imports nothing else of tunefarm's.
+This file is copied into packages, beside ``_model.py``, and imports nothing else of tunefarm's.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import platform
 import threading
@@ -20,17 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from ._tensors import checked, specs
+from ._model import HERE, Array, PackagedModel
 
 _ALIGNMENT_BYTES = 64
 _LOADED = "runtime.NumThreads"  # a function that libtvm_runtime.so registers
 _CPU, _POOLED_ALLOCATOR = 1, 2
 
-_HERE = Path(__file__).resolve().parent
 _loading = threading.Lock()
 
 
-class Model:
+class Model(PackagedModel):
     """The compiled model. Calls from several threads are safe; they run one after the other."""
 
     def __init__(self, num_threads: int | None = None) -> None:
@@ -40,51 +38,23 @@ class Model:
         what the model was tuned with. The threads are the process's, not the model's: the first
         model that is loaded decides. Raises RuntimeError if this CPU can't run the code.
         """
-        self._manifest: dict[str, Any] = json.loads(
-            (_HERE / "manifest.json").read_text(encoding="utf-8")
-        )
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads is {num_threads}; it must be 1 or more")
+        super().__init__(num_threads)
         _check_cpu(self._manifest)
-        self._lock = threading.Lock()
         with _loading:
             _load_runtime(self._manifest, num_threads)
             self._executable, self._main, workspace = _load_main()
-        self._inputs = specs(self._manifest["inputs"])
-        self._outputs = specs(self._manifest["outputs"])
         self._buffers = {name: _aligned(spec) for name, spec in self._inputs.items()}
         self._arguments = [*map(_tensor, self._buffers.values()), *workspace]
 
-    @property
-    def manifest(self) -> Mapping[str, Any]:
-        """Where the package comes from: model, target, tool versions, records, latencies."""
-        return self._manifest
-
-    @property
-    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each input, by its name in the ONNX model."""
-        return dict(self._inputs)
-
-    @property
-    def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each output, by its name in the ONNX model."""
-        return dict(self._outputs)
-
-    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs for these inputs, as new arrays; raises ValueError for unfit inputs."""
+    def _call(self, arrays: Mapping[str, Array]) -> list[Array]:
         import tvm_ffi
 
-        arrays = checked(inputs, self._inputs)
-        with self._lock:
-            for name, array in arrays.items():
-                np.copyto(self._buffers[name], array)
-            result = self._main(*self._arguments)
-            results = list(result) if isinstance(result, tvm_ffi.Array) else [result]
-            # Copies, because the next run writes into the same memory.
-            return {
-                name: np.array(np.from_dlpack(tensor))
-                for name, tensor in zip(self._outputs, results, strict=True)
-            }
+        for name, array in arrays.items():
+            np.copyto(self._buffers[name], array)
+        result = self._main(*self._arguments)
+        results = list(result) if isinstance(result, tvm_ffi.Array) else [result]
+        # Copies, because the next run writes into the same memory.
+        return [np.array(np.from_dlpack(tensor)) for tensor in results]
 
 
 def _aligned(spec: tuple[tuple[int, ...], str]) -> np.ndarray[Any, Any]:
@@ -137,7 +107,7 @@ def _load_runtime(manifest: Mapping[str, Any], num_threads: int | None) -> None:
     if not already:
         # Read once, when the pool starts. Without it TVM uses half of the CPUs.
         os.environ["TVM_NUM_THREADS"] = str(wanted)
-        ctypes.CDLL(str(_HERE / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(HERE / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
     actual = int(tvm_ffi.get_global_func(_LOADED)())
     if actual != wanted:
         who = "something else in this process loaded TVM first" if already else "TVM decided so"
@@ -159,7 +129,7 @@ def _load_main() -> tuple[Any, Any, list[Any]]:
     """What must be kept alive, the function to call, and its further arguments."""
     import tvm_ffi_orcjit
 
-    objects = [path.read_bytes() for path in sorted((_HERE / "objects").glob("*.o"))]
+    objects = [path.read_bytes() for path in sorted((HERE / "objects").glob("*.o"))]
     # Without cxx= it would look for a C++ compiler.
     module = tvm_ffi_orcjit.default_session().load_module(objects, cxx="nocxx")
     executable = module.get_function("vm_load_executable")()

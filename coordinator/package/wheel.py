@@ -153,7 +153,7 @@ def _common(name: str, manifest: Manifest) -> dict[str, bytes]:
     init = f'{doc}from ._runtime import Model\n\n__all__ = ["Model"]\n'
     return {
         "__init__.py": init.encode(),
-        "_tensors.py": _source("_tensors.py"),
+        "_model.py": _source("_model.py"),
         "manifest.json": json.dumps(described, indent=2, ensure_ascii=False).encode(),
     }
 

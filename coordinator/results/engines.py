@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from coordinator.package.manifest import EngineUsed, Manifest
-from protos.engines import engine
+from protos.engines import ENGINES
 from protos.median import median_interval
 from protos.records import OWN, Device, EngineResult, VariantResult
 
@@ -28,12 +28,12 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
 def engines_used(device: Device) -> dict[str, EngineUsed]:
     """The engines that this device has and this coordinator knows, by name."""
     found = {}
-    for name, version in sorted(device.engine_versions.items()):
-        known = engine(name)
-        if known is None or not _VERSION.fullmatch(version):
-            log.warning("device %s: no use for its engine %.64r %.64r", device.name, name, version)
-            continue
-        found[name] = EngineUsed(name, version, known.licence)
+    for known in ENGINES:
+        version = device.engine_versions.get(known.name)
+        if version is not None and _VERSION.fullmatch(version):
+            found[known.name] = EngineUsed(known.name, version, known.licence)
+        elif version is not None:
+            log.warning("device %s: %s has no version %.64r", device.name, known.title, version)
     return found
 
 

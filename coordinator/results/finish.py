@@ -101,10 +101,12 @@ class Finisher:
         await stage("verifying and timing the whole model")
         required = await self._builders.run(cpu_flags, self._job.spec.target_json)
         manifests = [self._manifest(choice, versions, required) for choice in choices]
-        measurement, engines = await self._measure(untuned, tuned, examples, manifests[0])
+        engines = engines_used(self._device)
+        onnx = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
+        measurement = await self._measure(untuned, tuned, examples, manifests[0], engines, onnx)
         best, fastest = _best(measurement, len(choices))
         result, package = await self._package(
-            tuned[best], manifests[best], measurement, fastest, engines
+            tuned[best], manifests[best], measurement, fastest, engines, onnx
         )
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
@@ -164,34 +166,28 @@ class Finisher:
         )
 
     async def _measure(
-        self, untuned: bytes, tuned: Sequence[bytes], examples: bytes, manifest: Manifest
-    ) -> tuple[ModelMeasurement, dict[str, EngineUsed]]:
-        """All variants in one run on the device, and the engines among them.
-
-        The packages are run as users will run them.
-        """
+        self,
+        untuned: bytes,
+        tuned: Sequence[bytes],
+        examples: bytes,
+        manifest: Manifest,
+        engines: Mapping[str, EngineUsed],
+        onnx: bytes,
+    ) -> ModelMeasurement:
+        """All variants in one run on the device; the packages are run as users will run them."""
         names = [UNTUNED, *(_tuned(index) for index in range(len(tuned)))]
         variants = []
         for name, objects in zip(names, [untuned, *tuned], strict=True):
             _, wheel = await asyncio.to_thread(write_wheel, objects, manifest)
             variants.append(ModelVariant(name, Artifact.of(wheel)))
-        engines = engines_used(self._device)
-        if engines:
-            fixed = await self._fixed_model()
         for used in engines.values():
-            _, wheel = await asyncio.to_thread(
-                write_engine_wheel, fixed, engine_manifest(manifest, used)
-            )
+            described = engine_manifest(manifest, used)
+            _, wheel = await asyncio.to_thread(write_engine_wheel, onnx, described)
             variants.append(ModelVariant(used.name, Artifact.of(wheel)))
         work = ModelWork(
             tuple(variants), Artifact.of(examples), self._evaluator, self._device.num_threads
         )
-        measured = await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
-        return measured, engines
-
-    async def _fixed_model(self) -> bytes:
-        fixed: bytes = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
-        return fixed
+        return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
     async def _package(
         self,
@@ -200,6 +196,7 @@ class Finisher:
         measurement: ModelMeasurement,
         tuned: VariantResult,
         engines: Mapping[str, EngineUsed],
+        onnx: bytes,
     ) -> tuple[ModelResult, bytes]:
         """What is the fastest on the device, as a wheel, and what was measured."""
         by_name = {variant.name: variant for variant in measurement.variants}
@@ -221,11 +218,8 @@ class Finisher:
         if chosen == OWN:
             filename, package = await asyncio.to_thread(write_wheel, objects, manifest)
         else:
-            filename, package = await asyncio.to_thread(
-                write_engine_wheel,
-                await self._fixed_model(),
-                engine_manifest(manifest, engines[chosen]),
-            )
+            described = engine_manifest(manifest, engines[chosen])
+            filename, package = await asyncio.to_thread(write_engine_wheel, onnx, described)
         interval_s = median_interval(tuned.repeats_s)
         result = ModelResult(
             untuned_ms=untuned_ms,

@@ -9,6 +9,7 @@ revision = "0004"
 down_revision = "0003"
 
 NUMBERS = ("untuned_ms", "tuned_ms", "onnxruntime_ms", "max_abs_error", "max_rel_error")
+INTERVAL = ("tuned_low_ms", "tuned_high_ms")
 PACKAGE = ("package_filename", "package_size_bytes")
 
 
@@ -25,10 +26,15 @@ def upgrade() -> None:
 def _fill_jobs() -> None:
     names = (*NUMBERS, *PACKAGE, "package_sha256")
     jobs = sa.table("jobs", *(sa.column(name) for name in ("id", *names, "result_json")))
+    packages = sa.table("packages", sa.column("sha256"), sa.column("result_json"))
     connection = op.get_bind()
+    kept = connection.execute(sa.select(packages.c.sha256, packages.c.result_json)).all()
+    of_package = {sha256: json.loads(result_json) for sha256, result_json in kept}
     query = sa.select(jobs).where(jobs.c.package_sha256.is_not(None))
     for row in connection.execute(query).all():
         result = {name: getattr(row, name) for name in names}
+        for name in INTERVAL:  # was only kept with the package
+            result[name] = of_package.get(row.package_sha256, {}).get(name)
         change = jobs.update().where(jobs.c.id == row.id)
         connection.execute(change.values(result_json=_with_engines(result)))
 
