@@ -98,6 +98,12 @@ def default_target(machine: str, info: CpuInfo, num_cores: int) -> dict[str, Any
     raise errors.BadTarget(f"no default target for {machine} CPUs: give one with --target")
 
 
+_LIKE_THIS = (
+    'Give one like {"kind":"llvm","mtriple":"aarch64-linux-gnu","mcpu":"cortex-a76",'
+    '"num-cores":4}, or none for what this device is'
+)
+
+
 def check_target(target_json: str, num_cpus: int) -> tuple[str, int]:
     """Canonical text of a target and the threads its kernels use.
 
@@ -106,9 +112,13 @@ def check_target(target_json: str, num_cpus: int) -> tuple[str, int]:
     try:
         target = json.loads(target_json)
     except ValueError as error:
-        raise errors.BadTarget(f"the target {target_json!r} is not JSON: {error}") from error
+        raise errors.BadTarget(
+            f"the target {target_json!r} is not JSON: {error}. {_LIKE_THIS}"
+        ) from error
     if not isinstance(target, dict) or not isinstance(target.get("kind"), str):
-        raise errors.BadTarget(f'the target {target_json} is not an object with a "kind"')
+        raise errors.BadTarget(
+            f'the target {target_json} is not an object with a "kind". {_LIKE_THIS}'
+        )
     cores = target.get("num-cores")
     if not isinstance(cores, int) or cores < 1:
         raise errors.BadTarget(
