@@ -12,8 +12,8 @@ doubt; those are measured again, a few times, and what stays without an answer (
 not in the spread.
 
 ``winner_flip_rate``: share of declared winners that another candidate of their set beats by more
-than 1 % when all are timed for long and in turn (``benchmarks.winners``); ``winner_loss_worst`` is
-the largest such share. One set of each operator with ``--quick``, seven otherwise.
+than 1 % when all are timed for long, in turn and quietly (``benchmarks.winners``);
+``winner_loss_worst`` is the largest such share. One set of each operator with ``--quick``, seven otherwise.
 
 With ``_stock``: the same by stock's ``LocalRunner`` and its default evaluator, on the same object
 files, between the farm's measurements (``benchmarks.stock_runner``). It knows no doubt.
@@ -139,7 +139,7 @@ def judge(
     truth: dict[str, list[float]] = {kernel.name: [] for kernel in kernels}
     for _ in range(PROCESSES):
         for name, one in alternate(kernels, threads, rounds // PROCESSES).items():
-            truth[name] += one.rounds_s
+            truth[name].append(min(one.rounds_s))
     farm, peer = (loss(winner, truth) for winner in winners)
     found = Judged(task, close.seed, farm, peer)
     progress(f"{found.task}, seed {found.seed}: farm {farm:+.3f}, stock {peer:+.3f}")

@@ -4,7 +4,9 @@ A set is eight candidates of one task that are close to its best: programs are d
 fastest mutated, and timed again. The farm declares a winner as a job does, by its finals
 (``coordinator.search.finals``: the best few of the single measurements are timed again in rounds).
 Stock declares the candidate of the set whose one measurement was the fastest. Then all of the set
-are timed in turn for long, in one process that has the machine, and that is taken for the truth.
+are timed in turn for long, in processes that have the machine, and that is taken for the truth: in
+each process the least of the rounds, as what disturbs a program only ever adds to its time
+(docs/decisions/0015-the-least-sample.md).
 """
 
 from __future__ import annotations
@@ -126,15 +128,16 @@ def farms_winner(close: CloseSet, device: LoneDevice, config: FinalsConfig | Non
     return min(winners, key=lambda one: one.latency_s).key
 
 
-def loss(winner: str, rounds_s: Mapping[str, Sequence[float]]) -> float:
+def loss(winner: str, processes_s: Mapping[str, Sequence[float]]) -> float:
     """By what share the best of the others was faster than the winner; negative if it was slower.
 
-    Of two, the median over the rounds of the ratio in the same round counts.
+    ``processes_s`` has what each took in each process, in the same order; of two, the median of the
+    ratios counts.
     """
-    mine = rounds_s[winner]
+    mine = processes_s[winner]
     ratios = [
         statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-        for name, theirs in rounds_s.items()
+        for name, theirs in processes_s.items()
         if name != winner
     ]
     return max(ratios) - 1.0

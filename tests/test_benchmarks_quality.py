@@ -28,11 +28,11 @@ def test_the_spread_is_of_percentiles_over_the_median() -> None:
     assert spread(one_outlier) == 0.0, "a fiftieth is beyond the 95th percentile"
 
 
-def test_a_winner_is_judged_by_the_rounds_it_shared() -> None:
-    # Both drift by a factor of two; in every round the first is slower by 2 %.
-    rounds = {"a": (1.02, 2.04, 1.02), "b": (1.0, 2.0, 1.0), "c": (9.0, 1.0, 9.0)}
-    assert loss("a", rounds) == pytest.approx(0.02)
-    assert loss("b", rounds) == pytest.approx(1.0 / 1.02 - 1.0)
+def test_a_winner_is_judged_by_the_processes_it_shared() -> None:
+    # Both drift by a factor of two; in every process the first is slower by 2 %.
+    processes = {"a": (1.02, 2.04, 1.02), "b": (1.0, 2.0, 1.0), "c": (9.0, 1.0, 9.0)}
+    assert loss("a", processes) == pytest.approx(0.02)
+    assert loss("b", processes) == pytest.approx(1.0 / 1.02 - 1.0)
     assert flip_rate([0.02, 0.0101, 0.0099, -0.5]) == 0.5
 
 
