@@ -42,6 +42,7 @@ from benchmarks.operators import matmul
 from benchmarks.process import progress
 from benchmarks.proposing import imported_task
 from benchmarks.result import last_line, table
+from coordinator.budget import Budget
 from coordinator.experiments import EVALUATOR, Lab
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -53,7 +54,7 @@ from coordinator.search.worker import SearchPool
 from coordinator.stages import StageClock
 from coordinator.task_run import TaskRun
 from coordinator.training.trainer import Trainer
-from coordinator.tuner import Budget, Tuner
+from coordinator.tuner import Tuner
 from coordinator.tuning_log import TuningLog
 from cost_model.features import Features
 from device_agent.build import BuildOutcome, build_kernel
@@ -247,7 +248,7 @@ async def tune(
             learning = NoLearning(lab, search, Trainer(num_threads=1))
             tuner = Tuner(lab, [task], search, learning, lambda: None)
             await tuner.baseline()
-            await tuner.tune(Budget(trials, None))
+            await tuner.tune(Budget(trials))
     finally:
         tuning_log.close()
 

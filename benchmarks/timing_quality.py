@@ -13,7 +13,8 @@ not in the spread.
 
 ``winner_flip_rate``: share of declared winners that another candidate of their set beats by more
 than 1 % when all are timed for long, in turn and quietly (``benchmarks.winners``);
-``winner_loss_worst`` is the largest such share. One set of each operator with ``--quick``, seven otherwise.
+``winner_loss_worst`` is the largest such share. One set of each operator with ``--quick``, seven
+otherwise.
 
 With ``_stock``: the same by stock's ``LocalRunner`` and its default evaluator, on the same object
 files, between the farm's measurements (``benchmarks.stock_runner``). It knows no doubt.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from coordinator.budget import Budget, Ended, operators_us
 from coordinator.experiments import EVALUATOR, Lab
 from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
@@ -19,10 +21,10 @@ from coordinator.search.proposer import SearchConfig
 from coordinator.search.worker import SearchPool
 from coordinator.stages import StageClock
 from coordinator.training.trainer import Trainer
-from coordinator.tuner import Budget, Tuner
+from coordinator.tuner import Tuner
 from coordinator.tuning_log import TuningLog
 from protos.errors import JobFailed, LogUnavailable
-from protos.records import Device, Job, JobState, ModelResult
+from protos.records import UNLIMITED_TRIALS, Device, Job, JobSpec, JobState, ModelResult
 
 if TYPE_CHECKING:
     from coordinator.frontend.importer import ImportedModel
@@ -42,6 +44,13 @@ LOG_PATIENCE_S = 60.0
 def stage_line(stage: str, aside: str) -> str:
     """What people see of a stage; ``aside`` says which devices are set aside, if all are."""
     return f"{stage}; it waits for a device that is set aside: {aside}" if aside else stage
+
+
+def _target_us(spec: JobSpec, beside_ms: float) -> float | None:
+    """What the operators may take together, if the model has a target latency."""
+    if spec.target_latency_ms is None:
+        return None
+    return max(spec.target_latency_ms - beside_ms, 0.0) * 1e3
 
 
 class JobRunner:
@@ -64,6 +73,8 @@ class JobRunner:
         self._started = 0.0
         self._tuner: Tuner | None = None
         self._budget: Budget | None = None
+        self._from_log: int | None = None
+        self._ended: Ended | None = None
         self._stage = ""
 
     async def run(self) -> Job:
@@ -71,28 +82,55 @@ class JobRunner:
         await self._set(state=JobState.RUNNING, stage="importing the model")
         spec = self.job.spec
         model = await asyncio.to_thread(self._log.get_blob, spec.model_sha256)
-        search = SearchPool(SEARCH_ACTORS, spec.target_json, spec.seed, SearchConfig())
-        trainer = Trainer(num_threads=1)
-        try:
-            search.start()  # they load the compiler while the model is imported
-            trainer.start()
+        with self._helpers() as helpers:  # they load the compiler while the model is imported
             imported = await self._import(model)
             device = await self._device()
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:
-                await self._tune(imported, device, search, trainer)
+                await self._tune(imported, device, *helpers)
                 result = await self._finish(model, imported, device)
+                result = await self._tune_on(model, imported, device, result)
             finally:
                 watch.cancel()
-        finally:
-            search.stop()
-            trainer.stop()
         stage_s = self._clock.seconds()
         log.info("job %s: seconds per stage: %s", self.job.job_id, stage_s)
         await self._set(
             state=JobState.DONE, stage="", result=result, remaining_s=None, stage_s=stage_s
         )
         return self.job
+
+    @contextlib.contextmanager
+    def _helpers(self) -> Iterator[tuple[SearchPool, Trainer]]:
+        """Processes that search and train, stopped at the end if not before."""
+        spec = self.job.spec
+        search = SearchPool(SEARCH_ACTORS, spec.target_json, spec.seed, SearchConfig())
+        trainer = Trainer(num_threads=1)
+        try:
+            search.start()
+            trainer.start()
+            yield search, trainer
+        finally:
+            search.stop()
+            trainer.stop()
+
+    async def _tune_on(
+        self, model: bytes, imported: ImportedModel, device: Device, result: ModelResult
+    ) -> ModelResult:
+        """Again, as long as the operators are as fast as the target latency asks and the whole
+        model, which has more to do, is not."""
+        target_ms = self.job.spec.target_latency_ms
+        while (
+            target_ms is not None
+            and self._ended is Ended.TARGET
+            and self._tuner is not None
+            and result.packaged_ms > target_ms
+        ):
+            operators_ms = operators_us([run.state() for run in self._tuner.runs]) / 1e3
+            beside_ms = max(result.tuned_ms - operators_ms, 0.0)
+            with self._helpers() as helpers:
+                await self._tune(imported, device, *helpers, beside_ms=beside_ms)
+                result = await self._finish(model, imported, device)
+        return result
 
     async def _import(self, model: bytes) -> ImportedModel:
         from coordinator.frontend.importer import import_model
@@ -114,8 +152,14 @@ class JobRunner:
         return await self._fleet.device_for(self.job.spec.target_json)
 
     async def _tune(
-        self, imported: ImportedModel, device: Device, search: SearchPool, trainer: Trainer
+        self,
+        imported: ImportedModel,
+        device: Device,
+        search: SearchPool,
+        trainer: Trainer,
+        beside_ms: float = 0.0,
     ) -> None:
+        """``beside_ms`` is what the whole model takes beside its operators, as far as is known."""
         spec, job_id = self.job.spec, self.job.job_id
         lab = Lab(
             job_id,
@@ -131,6 +175,9 @@ class JobRunner:
         self._tuner = tuner = Tuner(lab, imported.tasks, search, learning, self._progress)
         await self._set(stage="reading the tuning log")
         await tuner.remember()
+        if self._from_log is None:
+            self._from_log = tuner.counts.from_log
+        tuner.counts = replace(tuner.counts, from_log=self._from_log)
         deadline = await self._start_time()
         self._budget = Budget(spec.trials, deadline)
         await self._set(stage="timing the untuned operators")
@@ -138,9 +185,15 @@ class JobRunner:
         async def experiments() -> None:
             await self._baseline(tuner, deadline)
             await self._set(stage="tuning")
-            self._budget = Budget(spec.trials, self._tuning_deadline(deadline, tuner, device))
+            self._budget = Budget(
+                spec.trials,
+                self._tuning_deadline(deadline, tuner, device),
+                _target_us(spec, beside_ms),
+                spec.flat_share,
+            )
             with self._clock.idle():
-                await tuner.tune(self._budget)
+                self._ended = await tuner.tune(self._budget)
+            await self._set(tuning_ended=str(self._ended))
             search.stop()  # a proposal that nobody waits for would keep the device from timing
             trainer.stop()
             self._budget = Budget(spec.trials, deadline)
@@ -220,7 +273,7 @@ class JobRunner:
         elapsed = time.monotonic() - self._started
         new = tuner.counts.total - tuner.counts.from_log
         remaining = budget.remaining_s
-        if new:
+        if new and budget.trials < UNLIMITED_TRIALS:
             by_trials = (budget.trials - tuner.counts.total) * elapsed / new
             remaining = by_trials if remaining is None else min(remaining, by_trials)
         self.job = replace(

@@ -70,6 +70,8 @@ class TaskRun:
             final.low_us if final else None,
             final.high_us if final else None,
             final.tied if final else 0,
+            self.task.flops,
+            self.task.moved_bytes,
         )
 
     def keep(self, artifact: Artifact, measurement: Measurement) -> None:

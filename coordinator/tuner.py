@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from coordinator.budget import Budget, Ended, Flatness, operators_us
 from coordinator.experiments import Experiments, Lab
 from coordinator.learning import Learning
 from coordinator.search import task_scheduler
@@ -34,19 +34,6 @@ log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 3
 """Batches under way for one device: measured, built, proposed."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop: trials of all tasks together, and a moment of the monotonic clock."""
-
-    trials: int
-    deadline: float | None
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds left; None if there is no limit."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 class Tuner:
@@ -131,13 +118,16 @@ class Tuner:
             )
         self._changed()
 
-    async def tune(self, budget: Budget) -> None:
-        """Run batches until the budget is spent or no task has anything left to win."""
+    async def tune(self, budget: Budget) -> Ended:
+        """Run batches until the budget is spent or no task has anything left to win; says which."""
         batches: set[asyncio.Task[None]] = set()
+        flatness = Flatness()
         try:
-            while True:
+            while (ended := self._ended(budget, flatness)) is None:
                 self._launch(budget, batches)
-                if not batches or budget.remaining_s == 0:
+                if not batches:
+                    all_made = self.counts.total >= budget.trials
+                    ended = Ended.TRIALS if all_made else Ended.NOTHING_LEFT
                     break
                 done, batches = await asyncio.wait(
                     batches, timeout=budget.remaining_s, return_when=asyncio.FIRST_COMPLETED
@@ -145,13 +135,27 @@ class Tuner:
                 for batch in done:
                     batch.result()
                 self._changed()
-            if budget.remaining_s != 0:
+            if ended is not Ended.TIME:
                 await self._learning.settle()
+            return ended
         finally:
             for batch in batches:
                 batch.cancel()
             await asyncio.gather(*batches, return_exceptions=True)
             await self._learning.stop()
+
+    def _ended(self, budget: Budget, flatness: Flatness) -> Ended | None:
+        """Why tuning is over although some task may have something left to win, if it is."""
+        if budget.remaining_s == 0:
+            return Ended.TIME
+        states = [run.state() for run in self.runs]
+        if budget.target_us is not None and operators_us(states) <= budget.target_us:
+            return Ended.TARGET
+        if budget.flat_share is not None:
+            gain = flatness.gain_per_minute(time.monotonic(), states)
+            if gain is not None and gain < budget.flat_share:
+                return Ended.FLAT
+        return None
 
     def _launch(self, budget: Budget, batches: set[asyncio.Task[None]]) -> None:
         devices = self._lab.fleet.registry.present(self._lab.device.kind)

@@ -420,7 +420,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -436,6 +436,8 @@ class JobSpec(_message.Message):
     TIME_LIMIT_S_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     COLD_CACHE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    FLAT_SHARE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -444,7 +446,9 @@ class JobSpec(_message.Message):
     time_limit_s: float
     seed: int
     cold_cache: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ...) -> None: ...
+    target_latency_ms: float
+    flat_share: float
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")
@@ -459,7 +463,7 @@ class TrialCounts(_message.Message):
     def __init__(self, total: _Optional[int] = ..., ok: _Optional[int] = ..., failed: _Optional[int] = ..., from_log: _Optional[int] = ...) -> None: ...
 
 class TaskProgress(_message.Message):
-    __slots__ = ("name", "workload_key", "weight", "untuned_us", "tuned_us", "trials", "tuned_low_us", "tuned_high_us", "tied")
+    __slots__ = ("name", "workload_key", "weight", "untuned_us", "tuned_us", "trials", "tuned_low_us", "tuned_high_us", "tied", "flops", "moved_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -469,6 +473,8 @@ class TaskProgress(_message.Message):
     TUNED_LOW_US_FIELD_NUMBER: _ClassVar[int]
     TUNED_HIGH_US_FIELD_NUMBER: _ClassVar[int]
     TIED_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    MOVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     workload_key: str
     weight: int
@@ -478,7 +484,9 @@ class TaskProgress(_message.Message):
     tuned_low_us: float
     tuned_high_us: float
     tied: int
-    def __init__(self, name: _Optional[str] = ..., workload_key: _Optional[str] = ..., weight: _Optional[int] = ..., untuned_us: _Optional[float] = ..., tuned_us: _Optional[float] = ..., trials: _Optional[int] = ..., tuned_low_us: _Optional[float] = ..., tuned_high_us: _Optional[float] = ..., tied: _Optional[int] = ...) -> None: ...
+    flops: float
+    moved_bytes: int
+    def __init__(self, name: _Optional[str] = ..., workload_key: _Optional[str] = ..., weight: _Optional[int] = ..., untuned_us: _Optional[float] = ..., tuned_us: _Optional[float] = ..., trials: _Optional[int] = ..., tuned_low_us: _Optional[float] = ..., tuned_high_us: _Optional[float] = ..., tied: _Optional[int] = ..., flops: _Optional[float] = ..., moved_bytes: _Optional[int] = ...) -> None: ...
 
 class RankingQuality(_message.Message):
     __slots__ = ("pairwise", "peak_at_1", "peak_at_5", "batches")
@@ -539,7 +547,7 @@ class ModelResult(_message.Message):
     def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s")
+    __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended")
     class StageSEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -560,6 +568,7 @@ class Job(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_AT_FIELD_NUMBER: _ClassVar[int]
     STAGE_S_FIELD_NUMBER: _ClassVar[int]
+    TUNING_ENDED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: JobState
@@ -573,7 +582,8 @@ class Job(_message.Message):
     result: ModelResult
     submitted_at: float
     stage_s: _containers.ScalarMap[str, float]
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    tuning_ended: str
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ..., tuning_ended: _Optional[str] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
     __slots__ = ("spec", "model_chunk")

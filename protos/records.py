@@ -10,6 +10,7 @@ import enum
 import hashlib
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -111,6 +112,12 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def size_bytes(self) -> int:
+        """What its elements take."""
+        bits = re.search(r"\d+$", self.dtype)
+        return math.prod(self.shape) * (int(bits[0]) + 7) // 8 if bits else math.prod(self.shape)
 
 
 CANARY_ARGS = (TensorSpec((256, 32), "float32"),)
@@ -416,9 +423,17 @@ class Shape:
     dims: tuple[int, ...]
 
 
+UNLIMITED_TRIALS = 2**31 - 1
+"""As many as the other limits allow."""
+
+
 @dataclass(frozen=True)
 class JobSpec:
-    """What a client asks for."""
+    """What a client asks for.
+
+    ``target_latency_ms`` is of the whole model: tuning ends when it is reached. ``flat_share`` is
+    the share of the operators' time that tuning must win per minute, or it ends.
+    """
 
     model_name: str
     model_sha256: str
@@ -428,6 +443,8 @@ class JobSpec:
     time_limit_s: float | None = None
     seed: int = 0
     cold_cache: bool = False
+    target_latency_ms: float | None = None
+    flat_share: float | None = None
 
     @property
     def identity(self) -> str:
@@ -451,7 +468,11 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """One fused operator of the job's model."""
+    """One fused operator of the job's model.
+
+    ``flops`` is the arithmetic of one run, ``moved_bytes`` what its parameters hold together: what
+    one run must at least read and write.
+    """
 
     name: str
     workload_key: str
@@ -462,6 +483,8 @@ class TaskProgress:
     tuned_low_us: float | None = None
     tuned_high_us: float | None = None
     tied: int = 0
+    flops: float = 0.0
+    moved_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -524,6 +547,7 @@ class ModelResult:
 class Job:
     """A job and how far it is.
 
+    ``tuning_ended`` says, for people, why its tuning ended; empty before that.
     ``stage_s`` is wall time in seconds per stage of the run that ended; stages overlap. It is not
     kept in the log: empty for a job that an earlier coordinator ran.
     """
@@ -541,6 +565,7 @@ class Job:
     result: ModelResult | None = None
     submitted_at: float = 0.0
     stage_s: Mapping[str, float] = field(default_factory=dict)
+    tuning_ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -558,6 +583,11 @@ class Task:
     args: tuple[TensorSpec, ...]
     num_outputs: int
     flops: float
+
+    @property
+    def moved_bytes(self) -> int:
+        """What its parameters hold together: what one run must at least read and write."""
+        return sum(spec.size_bytes for spec in self.args)
 
 
 @dataclass(frozen=True)

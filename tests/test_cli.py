@@ -13,6 +13,8 @@ import pytest
 from onnx import helper
 
 from coordinator.cli.main import parser
+from coordinator.cli.options import job_spec
+from protos.records import UNLIMITED_TRIALS, JobSpec
 from tests import models
 from tests.test_documentation import Command, commands
 
@@ -126,6 +128,9 @@ def test_an_unknown_target(run: Run, model: Path, target: str, words: tuple[str,
         ("--shape", "x=1,99999999999999999999", "write name=1,3,48,192"),
         ("--time-limit", "5 minutes", "write 90s, 10m or 1h30m"),
         ("--time-limit", "0s", "longer than nothing"),
+        ("--target-latency", "20", "is no latency; write 20ms or 1.5ms"),
+        ("--until-flat", "0", "percentage above 0"),
+        ("--until-flat", "half", "percentage above 0"),
         ("--trials", "0", "whole number from 1"),
         ("--trials", "99999999999", "whole number from 1 to"),
         ("--threads", "-1", "whole number from 1"),
@@ -141,6 +146,18 @@ def test_a_malformed_option(
     assert ended.value.code == 2
     assert option in message
     assert how in message
+
+
+def test_what_ends_a_job() -> None:
+    def spec(*arguments: str) -> JobSpec:
+        return job_spec(parser().parse_args(["tune", "m.onnx", *arguments]), b"", "{}")
+
+    assert spec().trials == 1000
+    assert spec("--target-latency", "1.5ms").target_latency_ms == 1.5
+    assert spec("--until-flat").trials == UNLIMITED_TRIALS
+    assert spec("--until-flat").flat_share == 0.01
+    both = spec("--until-flat", "0.5%", "--trials", "50")
+    assert (both.flat_share, both.trials) == (0.005, 50)
 
 
 def test_a_malformed_option_in_a_process(run: Run) -> None:

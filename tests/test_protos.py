@@ -121,6 +121,8 @@ SPEC = records.JobSpec(
     time_limit_s=240.0,
     seed=-7,
     cold_cache=True,
+    target_latency_ms=20.0,
+    flat_share=0.01,
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
@@ -128,7 +130,7 @@ ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
 RESULT = records.ModelResult(
     90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"
 )
-PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2)
+PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
     job_id="j1",
@@ -144,6 +146,7 @@ JOB = records.Job(
     result=RESULT,
     submitted_at=1.7e9,
     stage_s={"build": 12.5},
+    tuning_ended="all trials were made",
 )
 
 FULL: list[Any] = [

@@ -106,6 +106,8 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
         },
         "engine": "onnxruntime",
         "engines": [asdict(one) for one in ENGINES],
+        "target_latency_ms": None,
+        "tuning_ended": None,
         "max_abs_error": 2e-7,
         "stage_s": {"build": 41.25, "device busy": 7.0},
         "package": "out/cls.whl",
@@ -166,6 +168,28 @@ def test_the_report_says_what_is_packaged_and_against_whom() -> None:
     ]
     first = replace(JOB, result=replace(JOB.result, engine="tunefarm"))
     assert lines(first)[-1] == "packaged the tuned model: no engine is faster"
+
+
+@pytest.mark.parametrize(
+    ("target_ms", "flops", "words"),
+    [
+        (0.9, 1e4, "0.9 ms: reached, 0.900 ms"),
+        (0.5, 1e3, "0.5 ms: not reached, 0.900 ms; give it more trials"),
+        # 10,000 operations in 10 µs at best, and 3 × 10,000 + 2 × 400,000 of them to do.
+        (0.5, 4e5, "0.5 ms: not reached, 0.900 ms; it can't be: the arithmetic alone takes"),
+    ],
+)
+def test_the_report_says_whether_the_target_was_reached(
+    target_ms: float, flops: float, words: str
+) -> None:
+    add, conv, odd = TASKS
+    tasks = (replace(add, tuned_us=None, untuned_us=5e4, flops=flops), replace(conv, flops=1e4))
+    spec = replace(JOB.spec, target_latency_ms=target_ms)
+    job = replace(JOB, spec=spec, tasks=(*tasks, odd), tuning_ended="all trials were made")
+    text = report_text(job, None, "log.db")
+    assert words in line_of(text, "target")
+    assert line_of(text, "ended").endswith("all trials were made")
+    assert report_json(job, None, "log.db")["target_latency_ms"] == target_ms
 
 
 def test_the_report_says_what_the_caches_were() -> None:

@@ -197,6 +197,7 @@ def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     (job,) = log.jobs()
     assert (job.state, job.spec.seed, job.elapsed_s) == (JobState.DONE, 7, 12.5)
     assert job.spec.shapes["x"].dims == (1, 3, 48, 192)
+    assert (job.spec.target_latency_ms, job.spec.flat_share, job.tuning_ended) == (None, None, "")
     assert job.tasks[0].tuned_us == 2000.0
     assert job.result is not None
     assert [(e.name, e.latency_ms) for e in job.result.engines] == [("onnxruntime", 2.5)]

@@ -9,13 +9,18 @@ import re
 from pathlib import Path
 
 from protos.errors import BadRequest
-from protos.records import MAX_MODEL_BYTES, Shape
+from protos.records import MAX_MODEL_BYTES, UNLIMITED_TRIALS, JobSpec, Shape, sha256_hex
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
 
 MAX_NUMBER = 2**31 - 1
 """The largest count or dimension that the protocol carries, and more than any makes sense."""
+
+DEFAULT_TRIALS = 1000
+
+DEFAULT_FLAT_SHARE = 0.01
+"""Of the operators' time, per minute: with less, an hour more would not win a half."""
 
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
@@ -29,6 +34,23 @@ def duration(text: str) -> float:
     if seconds <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be longer than nothing")
     return seconds
+
+
+def latency(text: str) -> float:
+    """Milliseconds of `20ms` or `1.5ms`; the unit is asked for, as 20 could be seconds."""
+    if not text.endswith(("ms", "s")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no latency; write 20ms or 1.5ms")
+    return duration(text) * 1e3
+
+
+def percentage(text: str) -> float:
+    """The share that `1`, `0.5` or `2%` is of a hundred."""
+    number = text.removesuffix("%").strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", number) or not 0 < float(number) < 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no percentage above 0 and below 100 (without one, put the model first)"
+        )
+    return float(number) / 100
 
 
 def shape(text: str) -> tuple[str, Shape]:
@@ -108,6 +130,23 @@ def add_coordinator(parser: argparse.ArgumentParser, inherited: bool = False) ->
     )
 
 
+def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> JobSpec:
+    """What `add_job`'s options ask for."""
+    trials = options.trials or (UNLIMITED_TRIALS if options.until_flat else DEFAULT_TRIALS)
+    return JobSpec(
+        model_name=options.model.stem,
+        model_sha256=sha256_hex(model),
+        target_json=target_json,
+        trials=trials,
+        shapes=dict(options.shape),
+        time_limit_s=options.time_limit,
+        seed=options.seed,
+        cold_cache=options.cache == "cold",
+        target_latency_ms=options.target_latency,
+        flat_share=options.until_flat,
+    )
+
+
 def add_job(parser: argparse.ArgumentParser) -> None:
     """What describes a job: the model, its shapes and its budget."""
     parser.add_argument("model", metavar="MODEL.onnx", type=Path, help="a trained ONNX model")
@@ -122,9 +161,9 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trials",
         type=positive,
-        default=1000,
         metavar="N",
-        help="stop after N candidates in all; what the log knows already counts (default: 1000)",
+        help="stop after N candidates in all; what the log knows already counts (default: "
+        f"{DEFAULT_TRIALS}, or no end with --until-flat)",
     )
     parser.add_argument(
         "--time-limit",
@@ -132,6 +171,22 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="stop tuning after this long (90s, 10m, 1h30m); earlier runs of the same job count. "
         "Importing before and packaging after come on top. Default: none",
+    )
+    parser.add_argument(
+        "--target-latency",
+        type=latency,
+        metavar="TIME",
+        help="stop tuning when the whole model takes no longer (20ms, 1.5ms); the report says "
+        "whether it was reached. Default: none",
+    )
+    parser.add_argument(
+        "--until-flat",
+        type=percentage,
+        nargs="?",
+        const=DEFAULT_FLAT_SHARE,
+        metavar="PERCENT",
+        help="stop tuning when the last minute made the operators less than this much faster "
+        f"(default: {100 * DEFAULT_FLAT_SHARE:g} %%)",
     )
     parser.add_argument(
         "--cache",

@@ -12,7 +12,7 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
-from protos.records import DeviceState, JobSpec, canonical_json, sha256_hex
+from protos.records import DeviceState, canonical_json
 
 _EPILOG = """\
 examples:
@@ -48,17 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if options.watch:
         jobs.check_out(Path(options.out))
     with FarmClient(options.coordinator) as farm:
-        spec = JobSpec(
-            model_name=options.model.stem,
-            model_sha256=sha256_hex(model),
-            target_json=_target(farm, options),
-            trials=options.trials,
-            shapes=dict(options.shape),
-            time_limit_s=options.time_limit,
-            seed=options.seed,
-            cold_cache=options.cache == "cold",
-        )
-        job = farm.submit(spec, model)
+        job = farm.submit(shared.job_spec(options, model, _target(farm, options)), model)
         print(job.job_id, flush=True)
         if not options.watch:
             print(f"follow it: tunefarm jobs watch {job.job_id}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from protos.errors import Unavailable
-from protos.records import Job, JobSpec, JobState, sha256_hex
+from protos.records import Job, JobSpec, JobState
 
 if TYPE_CHECKING:
     from coordinator.server import CoordinatorConfig
@@ -29,6 +29,8 @@ _EPILOG = """\
 examples:
   tunefarm tune model.onnx --time-limit 10m
   tunefarm tune ocr.onnx --shape x=1,3,48,192 --trials 2000 --out packages
+  tunefarm tune model.onnx --target-latency 20ms --time-limit 1h
+  tunefarm tune model.onnx --until-flat
   tunefarm tune model.onnx --json > result.json
 
 Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that.
@@ -40,7 +42,7 @@ answered from the tuning log. --json prints one object on standard output:
    "latency_ms": {"untuned","tuned","tuned_interval","packaged","onnxruntime","openvino"},
    "engine", "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error",
                           "max_rel_error","error"}],
-   "max_abs_error", "stage_s", "package", "log"}
+   "target_latency_ms", "tuning_ended", "max_abs_error", "stage_s", "package", "log"}
 
 exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted
 """
@@ -86,18 +88,8 @@ def run(options: argparse.Namespace) -> int:
     from coordinator.server import CoordinatorConfig
     from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
 
-    shapes = dict(options.shape)
-    inspect_model(model, shapes)
-    spec = JobSpec(
-        model_name=options.model.stem,
-        model_sha256=sha256_hex(model),
-        target_json=resolve_target(options.target, options.threads),
-        trials=options.trials,
-        shapes=shapes,
-        time_limit_s=options.time_limit,
-        seed=options.seed,
-        cold_cache=options.cache == "cold",
-    )
+    inspect_model(model, dict(options.shape))
+    spec = shared.job_spec(options, model, resolve_target(options.target, options.threads))
     url = normalise_url(options.log) if options.log else default_url()
     TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     cpus = len(os.sched_getaffinity(0))

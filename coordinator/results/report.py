@@ -123,6 +123,8 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         },
         "engine": result.engine if result else None,
         "engines": [asdict(one) for one in result.engines] if result else [],
+        "target_latency_ms": job.spec.target_latency_ms,
+        "tuning_ended": job.tuning_ended or None,
         "max_abs_error": result.max_abs_error if result else None,
         "stage_s": dict(job.stage_s),
         "package": package_path,
@@ -197,6 +199,8 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
     trials, result = job.trials, job.result
     counts = f"{trials.ok} ok, {trials.failed} failed, {trials.from_log} answered from the log"
     lines = [f"trials       {trials.total} ({counts}) in {job.elapsed_s:.0f} s"]
+    if job.tuning_ended:
+        lines.append(f"ended        {job.tuning_ended}")
     if job.ranking is not None:
         ranking = job.ranking
         lines.append(
@@ -217,6 +221,8 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
             if one.name not in timed
         ]
         lines.append(f"packaged     {_packaged(result)}")
+        if job.spec.target_latency_ms is not None:
+            lines.append(f"target       {_target(job, result, job.spec.target_latency_ms)}")
         lines.append(
             f"difference   at most {result.max_abs_error:.2e} absolute, "
             f"{result.max_rel_error:.2e} relative to ONNX Runtime"
@@ -254,6 +260,30 @@ def _packaged(result: ModelResult) -> str:
         against = "no other engine was timed" if not peers else "no engine is faster"
         return f"the tuned model: {against}"
     return f"{_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+
+
+def _target(job: Job, result: ModelResult, target_ms: float) -> str:
+    """Whether the target latency was reached, and what is known if not."""
+    if result.packaged_ms <= target_ms:
+        return f"{target_ms:g} ms: reached, {result.packaged_ms:.3f} ms"
+    missed = f"{target_ms:g} ms: not reached, {result.packaged_ms:.3f} ms"
+    least_ms = arithmetic_ms(job.tasks)
+    if least_ms is None:
+        return missed
+    if least_ms > target_ms:
+        return (
+            f"{missed}; it can't be: the arithmetic alone takes {least_ms:.3f} ms at the highest "
+            "rate that any of the operators has reached on the device"
+        )
+    return f"{missed}; give it more trials or time, or tune for a faster device"
+
+
+def arithmetic_ms(tasks: Iterable[TaskProgress]) -> float | None:
+    """What the arithmetic of all operators takes at the highest rate that one of them reached."""
+    tasks = list(tasks)
+    rates = [task.flops / us for task in tasks if (us := _final_us(task))]
+    rate = max(rates, default=0.0)
+    return sum(task.weight * task.flops for task in tasks) / rate / 1e3 if rate else None
 
 
 def _title(name: str) -> str:

@@ -45,6 +45,8 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "requested_trials": spec.trials,
         "time_limit_s": spec.time_limit_s,
         "cold_cache": spec.cold_cache,
+        "target_latency_ms": spec.target_latency_ms,
+        "flat_share": spec.flat_share,
         "seed": spec.seed,
     }
     while True:
@@ -173,6 +175,7 @@ def _progress(job: Job) -> dict[str, Any]:
     return {
         "state": job.state.name,
         "stage": clean(job.stage),
+        "tuning_ended": clean(job.tuning_ended),
         "error": clean(job.error, MAX_ERROR_BYTES),
         "elapsed_s": job.elapsed_s,
         "remaining_s": finite(job.remaining_s),
@@ -204,6 +207,7 @@ def _job(row: sa.Row[Any]) -> Job:
         remaining_s=row.remaining_s,
         result=from_json(ModelResult, row.result_json) if row.result_json else None,
         submitted_at=row.submitted_at,
+        tuning_ended=row.tuning_ended,
     )
 
 
@@ -217,6 +221,8 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         time_limit_s=row.time_limit_s,
         cold_cache=row.cold_cache,
         seed=row.seed,
+        target_latency_ms=row.target_latency_ms,
+        flat_share=row.flat_share,
     )
 
 

@@ -80,9 +80,12 @@ jobs = sa.Table(
     sa.Column("time_limit_s", sa.Double),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("cold_cache", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("target_latency_ms", sa.Double),
+    sa.Column("flat_share", sa.Double),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),
+    sa.Column("tuning_ended", sa.Text, nullable=False, server_default=""),
     sa.Column("error", sa.Text, nullable=False, default=""),
     sa.Column("elapsed_s", sa.Double, nullable=False, default=0.0),
     sa.Column("remaining_s", sa.Double),
