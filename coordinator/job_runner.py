@@ -16,6 +16,7 @@ from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.learning import Learning
+from coordinator.results.engines import check_left_to_engine
 from coordinator.results.finish import Finisher
 from coordinator.search.proposer import SearchConfig
 from coordinator.search.worker import SearchPool
@@ -85,6 +86,7 @@ class JobRunner:
         with self._helpers() as helpers:  # they load the compiler while the model is imported
             imported = await self._import(model)
             device = await self._device()
+            check_left_to_engine(imported.theirs, device)
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:
                 await self._tune(imported, device, *helpers)

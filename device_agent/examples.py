@@ -1,4 +1,8 @@
-"""A model's examples (.npz: ``in<i>/<name>``, ``out<i>/<name>``) and when its outputs are right."""
+"""A model's examples and when its outputs are right.
+
+Examples are an .npz with ``in<i>/<name>`` and ``out<i>/<name>``; ``softmax/<name>``, whatever it
+holds, says that an output is what a softmax gave.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,39 +19,50 @@ from protos import errors
 
 Array = np.ndarray[Any, Any]
 
-MAX_RELATIVE_ERROR = {"float64": 1e-3, "float32": 1e-3, "float16": 2e-2}
+MAX_RELATIVE_ERROR = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2}
 """Relative to the largest magnitude of the expected output. A model's float64 outputs come of
 float32 insides, so they are held to the same. Integers and booleans must be equal."""
 
+LEAST_PROBABILITY = 1e-30
+"""What a softmax gives below this is as good as nothing."""
+
 SMALLEST_RANGE = 1e-6
 
+_SOFTMAX = "softmax/"
 _NAME = re.compile(r"(in|out)(\d+)/(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs and the outputs expected of them, by name."""
+    """Inputs and the outputs expected of them, by name, and which of these a softmax gave."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    probabilities: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class ModelErrors:
-    """Largest errors over all outputs and examples; ``wrong`` names the first bad output."""
+    """Largest errors over all outputs and examples; ``wrong`` says what is bad about the first bad
+    output, ``output`` is its name."""
 
     max_abs_error: float = 0.0
     max_rel_error: float = 0.0
     wrong: str = ""
+    output: str = ""
 
 
 def read_examples(data: bytes) -> list[Example]:
     """The examples in order; raises BadRequest if the file is none of that."""
     inputs: dict[int, dict[str, Array]] = {}
     outputs: dict[int, dict[str, Array]] = {}
+    probabilities = set()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             for key in file.files:
+                if key.startswith(_SOFTMAX):
+                    probabilities.add(key.removeprefix(_SOFTMAX))
+                    continue
                 match = _NAME.fullmatch(key)
                 if match is None:
                     raise errors.BadRequest(f"an example is called {key!r}, not in0/… or out0/…")
@@ -57,31 +72,52 @@ def read_examples(data: bytes) -> list[Example]:
         raise errors.BadRequest(f"the examples are no .npz file: {error}") from error
     if not inputs or set(inputs) != set(outputs):
         raise errors.BadRequest("the examples need inputs and expected outputs, in pairs")
-    return [Example(inputs[index], outputs[index]) for index in sorted(inputs)]
+    given = frozenset(probabilities)
+    return [Example(inputs[index], outputs[index], given) for index in sorted(inputs)]
 
 
 def compare_model(
-    expected: Sequence[Mapping[str, Array]], actual: Sequence[Mapping[str, Array]]
+    expected: Sequence[Example], actual: Sequence[Mapping[str, Array]]
 ) -> ModelErrors:
     """What a variant answered on every example against what was expected of it.
 
     An error is relative to the output's range over all examples: a detector that sees nothing in
-    one of them answers zeros with rounding errors there, which are no reason to call it wrong.
+    one of them answers zeros with rounding errors there, which are no reason to call it wrong. What
+    a softmax gave is also compared by its logarithm, which is its input but for a constant: next
+    to a probability of nearly one, all others may be wrong and nobody sees it.
     """
     max_abs = max_rel = 0.0
-    wrong = ""
+    wrong = output = ""
     ranges: dict[str, float] = {}
-    for outputs in expected:
-        for name, reference in outputs.items():
+    log_ranges: dict[str, float] = {}
+    for example in expected:
+        for name, reference in example.outputs.items():
             ranges[name] = max(ranges.get(name, SMALLEST_RANGE), _range(reference))
-    for index, (wanted, got) in enumerate(zip(expected, actual, strict=True)):
-        for name, reference in wanted.items():
-            found = _compare_output(reference, got.get(name), ranges[name])
-            max_abs = max(max_abs, found.max_abs_error)
-            max_rel = max(max_rel, found.max_rel_error)
-            if found.wrong and not wrong:
-                wrong = f"output {name!r} of example {index} {found.wrong}"
-    return ModelErrors(max_abs, max_rel, wrong)
+            if name in example.probabilities:
+                log_range = max(log_ranges.get(name, SMALLEST_RANGE), _range(_log(reference)))
+                log_ranges[name] = log_range
+    for index, (example, got) in enumerate(zip(expected, actual, strict=True)):
+        for name, reference in example.outputs.items():
+            answer = got.get(name)
+            found = [_compare_output(reference, answer, ranges[name])]
+            if name in log_ranges and not found[0].wrong and answer is not None:
+                logs = _log(reference), _log(answer)
+                before = _compare_output(*logs, log_ranges[name])
+                found.append(replace(before, max_abs_error=0.0, wrong=_before_softmax(before)))
+            max_abs = max(max_abs, *(one.max_abs_error for one in found))
+            max_rel = max(max_rel, *(one.max_rel_error for one in found))
+            reason = next((one.wrong for one in found if one.wrong), "")
+            if reason and not wrong:
+                wrong, output = f"output {name!r} of example {index} {reason}", name
+    return ModelErrors(max_abs, max_rel, wrong, output)
+
+
+def _log(probabilities: Array) -> Array:
+    return np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+
+
+def _before_softmax(found: ModelErrors) -> str:
+    return f"{found.wrong}, before its softmax" if found.wrong else ""
 
 
 def _range(reference: Array) -> float:

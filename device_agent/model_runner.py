@@ -139,11 +139,12 @@ class ModelRunner:
         _ask(variant.helper, load, LOAD_TIMEOUT_S, "loaded", MeasurementStatus.LOAD_ERROR)
         timeout_s = work.evaluator.timeout_s * len(expected)
         frame = _ask(variant.helper, {"op": "check"}, timeout_s, "checked")
-        found = examples.compare_model(
-            [example.outputs for example in expected], _outputs(frame, len(expected))
-        )
+        found = examples.compare_model(expected, _outputs(frame, len(expected)))
         variant.result = dataclasses.replace(
-            variant.result, max_abs_error=found.max_abs_error, max_rel_error=found.max_rel_error
+            variant.result,
+            max_abs_error=found.max_abs_error,
+            max_rel_error=found.max_rel_error,
+            wrong_output=found.output,
         )
         if found.wrong:
             raise _FailedError(MeasurementStatus.WRONG_OUTPUT, found.wrong)

@@ -1,6 +1,6 @@
-"""The engines, beside the farm's own code, that a package may run a whole model in.
+"""The engines, beside the farm's own code, that a package may run a model or parts of it in.
 
-A package for one of them holds the ONNX model and a few lines that run it
+A package with such a part holds it as an ONNX model and a few lines that run it
 (``coordinator/package``); the device must have the engine installed, or is not asked.
 """
 
@@ -26,6 +26,10 @@ ENGINES = (
     Engine("onnxruntime", "ONNX Runtime", "onnxruntime", "onnxruntime", "MIT"),
     Engine("openvino", "OpenVINO", "openvino", "openvino", "Apache-2.0"),
 )
+
+
+REFERENCE_ENGINE = "onnxruntime"
+"""The engine that every output is compared with, and that runs what can't be imported."""
 
 
 def engine(name: str) -> Engine | None:

@@ -310,20 +310,22 @@ class Measurement(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., artifact_sha256: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
 
 class VariantResult(_message.Message):
-    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error")
+    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error", "wrong_output")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REPEATS_S_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
     MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WRONG_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     status: MeasurementStatus
     repeats_s: _containers.RepeatedScalarFieldContainer[float]
     error: str
     max_abs_error: float
     max_rel_error: float
-    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ...) -> None: ...
+    wrong_output: str
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., wrong_output: _Optional[str] = ...) -> None: ...
 
 class ModelMeasurement(_message.Message):
     __slots__ = ("lease_id", "variants", "circumstances")
@@ -521,7 +523,7 @@ class EngineResult(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine")
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -533,6 +535,7 @@ class ModelResult(_message.Message):
     TUNED_HIGH_MS_FIELD_NUMBER: _ClassVar[int]
     ENGINES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_TO_ENGINE_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     max_abs_error: float
@@ -544,7 +547,8 @@ class ModelResult(_message.Message):
     tuned_high_ms: float
     engines: _containers.RepeatedCompositeFieldContainer[EngineResult]
     engine: str
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
+    left_to_engine: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended")

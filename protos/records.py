@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 
 from .errors import BadRequest
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised when an agent of the previous version could misread this coordinator."""
 
 CHUNK_BYTES = 1 << 20
@@ -317,7 +317,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant's outcome: ``repeats_s`` in seconds per inference."""
+    """One variant's outcome: ``repeats_s`` in seconds per inference, and the first output that is
+    wrong, if one is."""
 
     name: str
     status: MeasurementStatus
@@ -325,6 +326,7 @@ class VariantResult:
     error: str = ""
     max_abs_error: float = 0.0
     max_rel_error: float = 0.0
+    wrong_output: str = ""
 
     @property
     def latency_ms(self) -> float | None:
@@ -520,8 +522,9 @@ class EngineResult:
 class ModelResult:
     """The whole model, untuned, tuned and in other engines, measured in one run.
 
-    ``engine`` is what the package runs: OWN, or the engine that was faster. The errors are those of
-    what is packaged.
+    ``engine`` is what the package runs: OWN, or the engine that was faster. ``left_to_engine``
+    names the operators that ONNX Runtime runs in the tuned model, too, as they can't be imported.
+    The errors are those of what is packaged.
     """
 
     untuned_ms: float
@@ -535,6 +538,7 @@ class ModelResult:
     tuned_high_ms: float | None = None
     engines: tuple[EngineResult, ...] = ()
     engine: str = OWN
+    left_to_engine: tuple[str, ...] = ()
 
     @property
     def packaged_ms(self) -> float:

@@ -93,6 +93,57 @@ def small_model(size: int = 16) -> bytes:
     )
 
 
+def several_steps(count: int) -> bytes:
+    """Matrix products with bias and relu, each another operator: ``x`` (4, 16) to ``y``."""
+    generator = np.random.default_rng(0)
+    nodes, weights, tensor = [], {}, "x"
+    for step in range(count):
+        width = 16 + 8 * step
+        weights[f"w{step}"] = generator.standard_normal((width, width + 8)).astype(np.float32) * 0.3
+        weights[f"b{step}"] = generator.standard_normal(width + 8).astype(np.float32)
+        after = "y" if step == count - 1 else f"r{step}"
+        nodes += [
+            helper.make_node("MatMul", [tensor, f"w{step}"], [f"p{step}"], f"multiply{step}"),
+            helper.make_node("Add", [f"p{step}", f"b{step}"], [f"a{step}"], f"bias{step}"),
+            helper.make_node("Relu", [f"a{step}"], [after], f"relu{step}"),
+        ]
+        tensor = after
+    return make_model(nodes, {"x": (4, 16)}, {"y": (4, 16 + 8 * count)}, weights)
+
+
+def recogniser() -> bytes:
+    """A convolution, an LSTM, which TVM's importer lacks, and a classifier: ``x`` to ``y``."""
+    generator = np.random.default_rng(0)
+
+    def weight(*shape: int) -> Any:
+        return (generator.standard_normal(shape) * 0.2).astype(np.float32)
+
+    return make_model(
+        [
+            helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], "conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c0"], ["r0"], "relu"),
+            helper.make_node("MaxPool", ["r0"], ["p0"], "pool", kernel_shape=[16, 1]),
+            helper.make_node("Squeeze", ["p0", "height"], ["s0"], "row"),
+            helper.make_node("Transpose", ["s0"], ["t0"], "steps", perm=[2, 0, 1]),
+            helper.make_node("LSTM", ["t0", "lw", "lr"], ["l0"], "memory", hidden_size=8),
+            helper.make_node("Squeeze", ["l0", "direction"], ["l1"], "one_way"),
+            helper.make_node("MatMul", ["l1", "wo"], ["logits"], "head"),
+            helper.make_node("Softmax", ["logits"], ["y"], "likely"),
+        ],
+        {"x": (1, 3, 16, 24)},
+        {"y": (24, 1, 5)},
+        {
+            "w0": weight(16, 3, 3, 3),
+            "b0": weight(16),
+            "wo": weight(8, 5),
+            "lw": weight(1, 32, 16),
+            "lr": weight(1, 32, 8),
+            "height": np.array([2]),
+            "direction": np.array([1]),
+        },
+    )
+
+
 class _Net:
     """Collects the nodes and random weights of a convolutional net."""
 

@@ -6,11 +6,13 @@ import dataclasses
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from device_agent import examples, inputs, timing
+from device_agent.examples import Example
 from device_agent.model_child import LoadError, unzip
 from protos import errors
 from protos.median import median_interval
@@ -253,6 +255,10 @@ def test_examples_are_read_in_pairs() -> None:
     found = examples.read_examples(_npz(in0__x=one, out0__y=one, in1__x=2 * one, out1__y=one))
     assert len(found) == 2
     assert np.array_equal(found[1].inputs["x"], 2 * one)
+    assert found[0].probabilities == frozenset()
+    marked = examples.read_examples(_npz(in0__x=one, out0__y=one, softmax__y=one))
+    assert marked[0].probabilities == {"y"}
+    assert set(marked[0].outputs) == {"y"}
 
 
 @pytest.mark.parametrize("data", [b"junk", b"", _npz(x=np.ones(1)), _npz(in0__x=np.ones(1))])
@@ -261,16 +267,37 @@ def test_what_is_no_examples_is_refused(data: bytes) -> None:
         examples.read_examples(data)
 
 
+def _expected(*outputs: dict[str, np.ndarray[Any, Any]], softmax: str = "") -> list[Example]:
+    given = frozenset([softmax]) if softmax else frozenset()
+    return [Example({}, one, given) for one in outputs]
+
+
 def test_a_models_errors_are_relative_to_the_range() -> None:
-    wanted = {"y": np.array([0.0, 10.0], np.float32)}
-    right = examples.compare_model([wanted], [{"y": np.array([0.005, 10.0], np.float32)}])
-    assert right.wrong == ""
-    assert right.max_rel_error == pytest.approx(5e-4, rel=1e-3)
-    wrong = examples.compare_model([wanted], [{"y": np.array([0.5, 10.0], np.float32)}])
-    assert "'y'" in wrong.wrong
-    assert examples.compare_model([wanted], [{}]).wrong == "output 'y' of example 0 is missing"
-    shape = examples.compare_model([wanted], [{"y": np.zeros(3, np.float32)}])
+    wanted = _expected({"y": np.array([0.0, 10.0], np.float32)})
+    right = examples.compare_model(wanted, [{"y": np.array([0.0005, 10.0], np.float32)}])
+    assert (right.wrong, right.output) == ("", "")
+    assert right.max_rel_error == pytest.approx(5e-5, rel=1e-3)
+    slightly = examples.compare_model(wanted, [{"y": np.array([0.0015, 10.0], np.float32)}])
+    assert "'y' of example 0 differs by 0.00015 of its range" in slightly.wrong
+    assert examples.compare_model(wanted, [{}]).wrong == "output 'y' of example 0 is missing"
+    shape = examples.compare_model(wanted, [{"y": np.zeros(3, np.float32)}])
     assert "shape" in shape.wrong
+
+
+def test_what_a_softmax_gave_is_compared_before_it() -> None:
+    wanted = {"y": np.array([0.999999, 1e-6, 1e-9], np.float32)}
+    other = {"y": np.array([0.999999, 1e-6, 3e-9], np.float32)}  # a logit off by 1.1
+    assert examples.compare_model(_expected(wanted), [other]).wrong == ""
+    found = examples.compare_model(_expected(wanted, softmax="y"), [other])
+    assert found.output == "y"
+    assert found.wrong.endswith("(at most 0.0001 is right), before its softmax")
+    assert found.max_rel_error == pytest.approx(np.log(3) / -np.log(1e-9), rel=1e-3)
+    assert found.max_abs_error < 1e-8, "of the output itself"
+    nothing = {"y": np.array([1.0, 0.0, -0.0], np.float32)}
+    least = {"y": np.array([1.0, 1e-38, 0.0], np.float32)}
+    assert examples.compare_model(_expected(nothing, softmax="y"), [least]).wrong == ""
+    negative = {"y": np.array([1.0, -0.5, 0.0], np.float32)}
+    assert examples.compare_model(_expected(nothing, softmax="y"), [negative]).output == "y"
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "a/../../evil.py"])
@@ -286,8 +313,8 @@ def test_an_example_with_next_to_no_output_is_judged_by_the_range_of_all() -> No
     seen = {"y": np.array([0.0, 1.0], np.float32)}
     unseen = {"y": np.array([1e-5, 2e-5], np.float32)}
     rounded = {"y": np.array([1e-5, 2.02e-5], np.float32)}
-    assert examples.compare_model([seen, unseen], [seen, rounded]).wrong == ""
-    alone = examples.compare_model([unseen], [rounded])
+    assert examples.compare_model(_expected(seen, unseen), [seen, rounded]).wrong == ""
+    alone = examples.compare_model(_expected(unseen), [rounded])
     assert "example 0" in alone.wrong
     wrong = {"y": np.array([1e-5, 0.1], np.float32)}
-    assert "example 1" in examples.compare_model([seen, unseen], [seen, wrong]).wrong
+    assert "example 1" in examples.compare_model(_expected(seen, unseen), [seen, wrong]).wrong

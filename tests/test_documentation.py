@@ -227,7 +227,7 @@ def _paths(value: object, prefix: str = "") -> Iterator[str]:
     if isinstance(value, dict) and value:
         for name, item in value.items():
             yield from _paths(item, f"{prefix}.{name}" if prefix else name)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
         yield from _paths(value[0], f"{prefix}[]")
     else:
         yield prefix

@@ -35,7 +35,7 @@ def _model(
 
 def _outputs(data: bytes) -> tuple[Any, Any, float]:
     imported = import_model(data, {}, TARGET)
-    module = tvm.ir.load_json(imported.module_json)
+    module = tvm.ir.load_json(imported.parts[0].module_json)
     executable = relax.build(module, tvm.target.Target({"kind": "llvm"}))
     x = np.random.default_rng(0).standard_normal(imported.inputs[0].spec.shape).astype(np.float32)
     output = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()

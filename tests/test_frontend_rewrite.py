@@ -33,7 +33,7 @@ def _divided(divisor: Any, dtype: int = TensorProto.FLOAT) -> bytes:
 
 
 def _imported(data: bytes) -> Any:
-    return tvm.ir.load_json(import_model(data, {}, TARGET).module_json)
+    return tvm.ir.load_json(import_model(data, {}, TARGET).parts[0].module_json)
 
 
 @pytest.mark.parametrize("divisor", [np.float32(6.0), np.arange(1, 9, dtype=np.float32)])

@@ -20,12 +20,18 @@ from wheel.wheelfile import WheelFile
 from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.target import cpu_flags, resolve_target
 from coordinator.package.manifest import Latency, Manifest, Record
-from coordinator.package.wheel import RuntimeLibrary, import_name, installed_runtime, write_wheel
-from coordinator.results.compile import compile_model, pack_objects
+from coordinator.package.wheel import (
+    PartFiles,
+    RuntimeLibrary,
+    import_name,
+    installed_runtime,
+    write_wheel,
+)
+from coordinator.results.compile import compile_model, compile_parts, pack_objects
 from coordinator.results.verify import make_examples
 from device_agent.build import register_intrinsics
 from protos.errors import BadTarget, JobFailed
-from protos.records import UNTUNED_TRACE, sha256_hex
+from protos.records import OWN, UNTUNED_TRACE, TensorSpec, sha256_hex
 from tests import models
 
 TARGET = resolve_target("auto", threads=2)
@@ -134,11 +140,11 @@ def site(small: tuple[bytes, ImportedModel], tmp_path_factory: pytest.TempPathFa
     chosen = imported.tasks[:6]
     traces = {task.workload_key: sample_trace(task.workload_json) for task in chosen}
     traces[imported.tasks[6].workload_key] = UNTUNED_TRACE
-    objects = compile_model(imported.module_json, TARGET, traces)
-    _install(write_wheel(objects, _manifest(cls.file_name, cls.data, imported)), root / "site")
+    parts = compile_parts(imported.parts, TARGET, traces)
+    _install(write_wheel(parts, _manifest(cls.file_name, cls.data, imported)), root / "site")
     (root / "site" / "examples.npz").write_bytes(make_examples(cls.data, cls.shapes))
     data, other = small
-    untuned = compile_model(other.module_json, TARGET, {})
+    untuned = compile_parts(other.parts, TARGET, {})
     _install(write_wheel(untuned, _manifest("small.onnx", data, other)), root / "site")
     (root / "site" / "small.npz").write_bytes(make_examples(data, {}))
     return root / "site"
@@ -257,9 +263,10 @@ def test_a_cpu_that_cannot_run_it_is_told_so(
     for source in (site / "small").iterdir():
         if source.name != "manifest.json" and source.name != "__pycache__":
             (package / source.name).symlink_to(source)
-    # The module finds its manifest beside its real file.
-    (package / "_model.py").unlink()
-    (package / "_model.py").write_bytes((site / "small" / "_model.py").read_bytes())
+    # The modules find their manifest beside their real files.
+    for name in ("_runtime.py", "compiled_part.py"):
+        (package / name).unlink()
+        (package / name).write_bytes((site / "small" / name).read_bytes())
     manifest = json.loads((site / "small" / "manifest.json").read_text())
     (package / "manifest.json").write_text(json.dumps({**manifest, field: value}))
     done = _as_a_stranger(tmp_path, "small", "from small import Model; Model()")
@@ -273,14 +280,14 @@ def test_a_cpu_that_cannot_run_it_is_told_so(
 def test_untuned_and_scheduled_code_differ(small: tuple[bytes, ImportedModel]) -> None:
     _, imported = small
     (task,) = imported.tasks
-    untuned = compile_model(imported.module_json, TARGET, {})
+    untuned = compile_model(imported.parts[0].module_json, TARGET, {})
     assert untuned == compile_model(
-        imported.module_json, TARGET, {task.workload_key: UNTUNED_TRACE}
+        imported.parts[0].module_json, TARGET, {task.workload_key: UNTUNED_TRACE}
     )
     traces = {task.workload_key: sample_trace(task.workload_json)}
-    tuned = compile_model(imported.module_json, TARGET, traces)
+    tuned = compile_model(imported.parts[0].module_json, TARGET, traces)
     assert tuned != untuned
-    assert tuned == compile_model(imported.module_json, TARGET, traces)
+    assert tuned == compile_model(imported.parts[0].module_json, TARGET, traces)
     with tarfile.open(fileobj=io.BytesIO(tuned)) as archive:
         assert all(name.endswith(".o") for name in archive.getnames())
 
@@ -290,14 +297,14 @@ def test_a_trace_that_does_not_apply_is_named(small: tuple[bytes, ImportedModel]
     (task,) = imported.tasks
     trace = '[[["GetSBlock", [], ["nowhere", "main"], ["b0"]]], []]'
     with pytest.raises(JobFailed, match=f"kernel '{task.name}'.*nowhere"):
-        compile_model(imported.module_json, TARGET, {task.workload_key: trace})
+        compile_model(imported.parts[0].module_json, TARGET, {task.workload_key: trace})
     with pytest.raises(JobFailed, match=f"kernel '{task.name}'"):
-        compile_model(imported.module_json, TARGET, {task.workload_key: "no JSON"})
+        compile_model(imported.parts[0].module_json, TARGET, {task.workload_key: "no JSON"})
 
 
 def test_a_trace_for_no_kernel_is_refused(small: tuple[bytes, ImportedModel]) -> None:
     with pytest.raises(JobFailed, match=r"no kernel for the traces of workloads .*feed"):
-        compile_model(small[1].module_json, TARGET, {"feed": "[[], []]"})
+        compile_model(small[1].parts[0].module_json, TARGET, {"feed": "[[], []]"})
 
 
 @pytest.mark.parametrize(
@@ -320,8 +327,11 @@ def test_names(file_name: str, name: str) -> None:
 OBJECTS = pack_objects({"lib0.o": b"code", "devc.o": b"weights"})
 
 
+PARTS = (PartFiles(OWN, ("x",), ("y",), OBJECTS, (TensorSpec((4, 16), "float32"),)),)
+
+
 def _wheel(small: tuple[bytes, ImportedModel], **changes: Any) -> tuple[str, bytes]:
-    return write_wheel(OBJECTS, _manifest("small.onnx", *small, **changes))
+    return write_wheel(PARTS, _manifest("small.onnx", *small, **changes))
 
 
 def _contents(wheel: tuple[str, bytes]) -> Mapping[str, bytes]:
@@ -345,7 +355,7 @@ def test_a_wheel_is_valid(small: tuple[bytes, ImportedModel], tmp_path: Path) ->
     assert b"Requires-Dist: apache-tvm-ffi==" in files[f"{info}/METADATA"]
     assert f"{info}/licenses/tvm/NOTICE" in files
     assert files["small/libtvm_runtime.so"].startswith(b"\x7fELF")
-    assert files["small/objects/lib0.o"] == b"code"
+    assert files["small/part0/lib0.o"] == b"code"
 
 
 def test_equal_content_is_equal_bytes(small: tuple[bytes, ImportedModel]) -> None:
@@ -380,12 +390,12 @@ def test_a_package_for_another_architecture(small: tuple[bytes, ImportedModel]) 
     target = resolve_target("raspberry-pi/4b-aarch64")
     with pytest.raises(BadTarget, match="a package for aarch64 needs TVM's runtime for aarch64"):
         write_wheel(
-            OBJECTS,
+            PARTS,
             _manifest("small.onnx", *small, target_json=target),
             RuntimeLibrary(b"", "manylinux_2_28_x86_64", {}),
         )
     foreign = RuntimeLibrary(b"\x7fELF", "manylinux_2_28_aarch64", {})
-    filename, _ = write_wheel(OBJECTS, _manifest("small.onnx", *small, target_json=target), foreign)
+    filename, _ = write_wheel(PARTS, _manifest("small.onnx", *small, target_json=target), foreign)
     assert filename.endswith("-py3-none-manylinux_2_28_aarch64.whl")
 
 

@@ -110,7 +110,7 @@ MODEL = records.ModelWork(
     num_threads=2,
 )
 VARIANT = records.VariantResult(
-    "tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5
+    "tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5, "y"
 )
 SPEC = records.JobSpec(
     model_name="cls",
@@ -128,7 +128,8 @@ BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
 ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
 RESULT = records.ModelResult(
-    90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"
+    *(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"),
+    left_to_engine=("LSTM (node 'l')",),
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)

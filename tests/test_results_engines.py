@@ -17,8 +17,9 @@ from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.onnx_model import load_model
 from coordinator.frontend.target import resolve_target
 from coordinator.package.manifest import EngineUsed, Manifest, Record
-from coordinator.package.wheel import write_engine_wheel
+from coordinator.package.wheel import PartFiles, write_wheel
 from coordinator.results.engines import (
+    check_left_to_engine,
     choose_engine,
     engine_manifest,
     engine_result,
@@ -32,6 +33,7 @@ from protos.errors import JobFailed
 from protos.records import (
     OWN,
     Artifact,
+    Device,
     EngineResult,
     EvaluatorConfig,
     MeasurementStatus,
@@ -108,7 +110,7 @@ def _wheel(imported: ImportedModel, name: str) -> tuple[str, bytes]:
     assert known is not None
     model = load_model(models.small_model(), {}).SerializeToString()
     used = EngineUsed(name, version, known.licence)
-    return write_engine_wheel(model, _manifest(imported, used))
+    return write_wheel((PartFiles(name, ("x",), ("y",), model),), _manifest(imported, used))
 
 
 @pytest.mark.parametrize("name", [one.name for one in engines.ENGINES])
@@ -153,7 +155,7 @@ try:
     model.run({})
 except ValueError as error:
     print(error)
-print(model.manifest["engine"]["name"], model.manifest["records"])
+print(model.manifest["engines"][0]["name"], model.manifest["records"])
 """
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
@@ -187,19 +189,33 @@ def test_without_its_engine_a_package_says_what_to_install(
     assert "pip install openvino==" in done.stderr
 
 
+def test_what_only_an_engine_can_run_needs_it_on_the_device() -> None:
+    device = Device("pi", TARGET, "a CPU", (0,), 1)
+    check_left_to_engine((), device)
+    check_left_to_engine(("LSTM (node 'l')",), replace(device, engine_versions={ORT.name: "1"}))
+    with pytest.raises(JobFailed, match=r"only ONNX Runtime can run LSTM .* pip install onnxrun"):
+        check_left_to_engine(
+            ("LSTM (node 'l')",), replace(device, engine_versions={"openvino": "1"})
+        )
+
+
 def test_there_is_no_package_for_no_engine(imported: ImportedModel) -> None:
-    for used in (None, EngineUsed("abacus", "1", "MIT")):
-        with pytest.raises(JobFailed, match="no engine"):
-            write_engine_wheel(b"", _manifest(imported, used))
+    for name, used in (("onnxruntime", None), ("abacus", EngineUsed("abacus", "1", "MIT"))):
+        with pytest.raises(JobFailed, match=f"no engine for a part of the package: '{name}'"):
+            write_wheel((PartFiles(name, ("x",), ("y",), b""),), _manifest(imported, used))
 
 
 def test_the_manifest_says_which_engine_runs_it(imported: ImportedModel) -> None:
     _, wheel = _wheel(imported, "onnxruntime")
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         manifest = json.loads(archive.read("small/manifest.json"))
-    assert manifest["engine"] == {
-        "name": "onnxruntime",
-        "version": engines.installed()["onnxruntime"],
-        "licence": "MIT",
-    }
+    assert manifest["engines"] == [
+        {
+            "name": "onnxruntime",
+            "version": engines.installed()["onnxruntime"],
+            "licence": "MIT",
+        }
+    ]
+    (part,) = manifest["parts"]
+    assert (part["engine"], part["inputs"], part["outputs"]) == ("onnxruntime", ["x"], ["y"])
     assert manifest["cpu_features"] == []

@@ -105,6 +105,7 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
             "openvino": None,
         },
         "engine": "onnxruntime",
+        "left_to_engine": [],
         "engines": [asdict(one) for one in ENGINES],
         "target_latency_ms": None,
         "tuning_ended": None,
@@ -168,6 +169,18 @@ def test_the_report_says_what_is_packaged_and_against_whom() -> None:
     ]
     first = replace(JOB, result=replace(JOB.result, engine="tunefarm"))
     assert lines(first)[-1] == "packaged the tuned model: no engine is faster"
+
+
+def test_the_report_says_what_an_engine_runs_in_the_tuned_model() -> None:
+    assert JOB.result is not None
+    assert "parts" not in report_text(JOB, None, "log.db")
+    names = tuple(f"LSTM (node 'l{number}')" for number in range(7))
+    job = replace(JOB, result=replace(JOB.result, left_to_engine=names))
+    line = line_of(report_text(job, None, "log.db"), "parts")
+    assert line.endswith(
+        f"ONNX Runtime runs what can't be imported: {', '.join(names[:5])} and 2 more"
+    )
+    assert report_json(job, None, "log.db")["left_to_engine"] == list(names)
 
 
 @pytest.mark.parametrize(

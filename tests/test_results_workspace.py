@@ -22,7 +22,7 @@ TARGET = target_json(1)
 
 def _lowered(data: bytes, shapes: Any = None) -> tuple[Any, Any]:
     target = tvm.target.Target(json.loads(TARGET))
-    module = tvm.ir.load_json(import_model(data, shapes or {}, TARGET).module_json)
+    module = tvm.ir.load_json(import_model(data, shapes or {}, TARGET).parts[0].module_json)
     with target:
         return module, pipeline(target)(module)
 
@@ -42,7 +42,7 @@ def test_main_allocates_nothing_any_more(which: str) -> None:
 def test_a_run_after_another_is_not_disturbed_by_it() -> None:
     """The same memory serves every run: outputs depend on their own inputs only."""
     target = tvm.target.Target(json.loads(TARGET))
-    module = tvm.ir.load_json(import_model(small_model(), {}, TARGET).module_json)
+    module = tvm.ir.load_json(import_model(small_model(), {}, TARGET).parts[0].module_json)
     with target:
         executable = relax.build(module, target, relax_pipeline=pipeline(target))
     machine = relax.VirtualMachine(executable, tvm.cpu())

@@ -106,8 +106,13 @@ def finals(log: Path) -> list[tuple[str, str]]:
     return rows(log, query)
 
 
-def use_package(package: Path, directory: Path, name: str) -> None:
-    """Install the wheel into an empty folder and run it where no TVM can be imported."""
+def use_package(
+    package: Path, directory: Path, name: str, shape: tuple[int, ...] = (1, 8, 32, 32)
+) -> Any:
+    """Install the wheel into an empty folder and run it where no TVM can be imported.
+
+    Returns the input ``x``; the output is in ``y.npy``.
+    """
     site = directory / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
     subprocess.run([*pip, str(package)], check=True, capture_output=True)
@@ -116,7 +121,7 @@ import sys
 sys.modules["tvm"] = None
 import numpy as np
 from {name} import Model
-x = np.random.default_rng(1).standard_normal((1, 8, 32, 32)).astype("float32")
+x = np.random.default_rng(1).standard_normal({shape}).astype("float32")
 np.save("y.npy", Model().run({{"x": x}})["y"])
 """
     subprocess.run(
@@ -125,6 +130,7 @@ np.save("y.npy", Model().run({{"x": x}})["y"])
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(site)},
     )
+    return np.random.default_rng(1).standard_normal(shape).astype("float32")
 
 
 def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
@@ -139,8 +145,10 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     result = json.loads(first.stdout)
     assert set(result) == {
         *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
-        *("engine", "engines", "stage_s", "package", "log"),
+        *("engine", "engines", "left_to_engine", "target_latency_ms", "tuning_ended"),
+        *("stage_s", "package", "log"),
     }
+    assert result["tuning_ended"] == "all trials were made"
     assert result["trials"]["total"] == 24
     assert result["trials"]["ok"] + result["trials"]["failed"] == 24
     assert sum(task["trials"] for task in result["tasks"]) == 24
@@ -163,8 +171,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert sure
     assert all(t["tuned_low_us"] <= t["tuned_us"] <= t["tuned_high_us"] for t in sure)
 
-    use_package(Path(result["package"]), tmp_path, "small_net")
-    x = np.random.default_rng(1).standard_normal((1, 8, 32, 32)).astype("float32")
+    x = use_package(Path(result["package"]), tmp_path, "small_net")
     (expected,) = onnxruntime.InferenceSession(str(model)).run(None, {"x": x})
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
 

@@ -33,15 +33,17 @@ examples:
   tunefarm tune model.onnx --until-flat
   tunefarm tune model.onnx --json > result.json
 
-Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that.
+Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that;
+operators that can't be imported run in ONNX Runtime, and the rest is tuned.
 Ctrl-C keeps every measurement; the same command again continues. A second run of a finished job is
 answered from the tuning log. --json prints one object on standard output:
   {"job", "model", "target", "cache", "trials": {"total","ok","failed"},
    "tasks": [{"name","workload","weight","untuned_us","tuned_us","tuned_low_us","tuned_high_us",
               "tied","trials"}],
    "latency_ms": {"untuned","tuned","tuned_interval","packaged","onnxruntime","openvino"},
-   "engine", "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error",
-                          "max_rel_error","error"}],
+   "engine", "left_to_engine",
+   "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error","max_rel_error",
+                "error"}],
    "target_latency_ms", "tuning_ended", "max_abs_error", "stage_s", "package", "log"}
 
 exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted

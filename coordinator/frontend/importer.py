@@ -1,4 +1,8 @@
-"""The compiler's front half: an ONNX model into a lowered Relax module and its tasks."""
+"""The compiler's front half: an ONNX model into lowered Relax modules and their tasks.
+
+Most models become one module. Of one with operators that can't be imported, each part between them
+becomes a module, and they stay ONNX for ONNX Runtime (``parts``).
+"""
 
 from __future__ import annotations
 
@@ -17,35 +21,65 @@ from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
 from .low_maps import legalize_convolutions
-from .onnx_model import fold, graph_inputs, load_model, node_name
+from .onnx_model import (
+    cannot_import,
+    fold,
+    graph_inputs,
+    load_model,
+    operator,
+    unsupported_operators,
+)
+from .parts import cut, open_shapes
 from .rewrite import multiply_by_reciprocals
-from .tasks import extract_tasks
+from .tasks import extract_tasks, merge_tasks
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: its name in the model, its name in the module, what it holds."""
+    """An input or output: its name in the model, and what it holds."""
 
     name: str
-    relax_name: str
     spec: TensorSpec
 
 
 @dataclass(frozen=True)
-class ImportedModel:
-    """A model ready to be tuned and compiled.
+class ImportedPart:
+    """A part of a model, either of ours or ONNX Runtime's.
 
-    ``module_json`` is TVM's serialised IRModule with ``main`` and its kernels, weights included
-    (base 64). ``inputs`` are in the order of main's parameters, ``outputs`` in that of its results.
+    ``module_json`` of a part of ours is TVM's serialised IRModule with ``main`` and its kernels,
+    weights included (base 64), ``arguments`` are main's parameters and ``workloads`` the keys of
+    its tasks. ``onnx`` is ONNX Runtime's model. ``inputs`` and ``outputs`` are ONNX names, in the
+    order of main's parameters and results.
     """
 
-    module_json: str = field(repr=False)
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    module_json: str = field(default="", repr=False)
+    arguments: tuple[TensorSpec, ...] = ()
+    workloads: frozenset[str] = frozenset()
+    onnx: bytes = field(default=b"", repr=False)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is to be tuned."""
+        return bool(self.module_json)
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model ready to be tuned and compiled: its parts in the order in which they run.
+
+    ``tasks`` are those of all parts; ``theirs`` names the operators that ONNX Runtime runs.
+    """
+
+    parts: tuple[ImportedPart, ...]
     tasks: tuple[Task, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     stage_s: Mapping[str, float]
+    theirs: tuple[str, ...] = ()
 
 
 class _Stages:
@@ -64,30 +98,118 @@ class _Stages:
 def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> ImportedModel:
     """Fold, import, lower and fuse a model, and find its tasks.
 
-    Takes from a second to a minute. Raises BadModel for what can't be imported or lowered.
+    Takes from a second to a minute. What can't be imported is left to ONNX Runtime, with what lies
+    between; raises BadModel if that leaves nothing to be tuned, and for what can't be lowered.
     """
     stage = _Stages()
     with stage("compiler"):
-        import tvm
+        import tvm  # noqa: F401
         from tvm import relax  # noqa: F401
     with stage("prepass"):
         folded = fold(load_model(data, shapes))
+    parts, tasks, theirs = _import_parts(folded, target_json, stage)
+    log.info("imported %d tasks in %s s", len(tasks), stage.seconds)
+    known = {tensor.name: tensor for part in parts for tensor in part.tensors}
+    return ImportedModel(
+        parts=tuple(part.part for part in parts),
+        tasks=tasks,
+        inputs=tuple(known.get(v.name) or _tensor(v) for v in graph_inputs(folded.graph)),
+        outputs=tuple(known.get(v.name) or _tensor(v) for v in folded.graph.output),
+        stage_s=stage.seconds,
+        theirs=theirs,
+    )
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A part, its tasks, and the tensors that it reads and writes."""
+
+    part: ImportedPart
+    tasks: tuple[Task, ...]
+    tensors: tuple[Tensor, ...]
+
+
+class _RefusedError(Exception):
+    """A part can't be imported; ``output`` is the first one of the node that is to blame, if any
+    is known."""
+
+    def __init__(self, reason: BadModel, output: str | None = None) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.output = output
+
+
+def _import_parts(
+    folded: Any, target_json: str, stage: _Stages
+) -> tuple[list[_Imported], tuple[Task, ...], tuple[str, ...]]:
+    """Cut the model until all parts of ours can be imported."""
+    refused = unsupported_operators(folded)
+    reason = cannot_import(list(refused.values())) if refused else None
+    while True:
+        cuts = cut(folded, refused)
+        if reason is not None and not any(one.ours for one in cuts):
+            raise reason
+        try:
+            parts = [
+                _import_part(one.model, target_json, stage) if one.ours else _theirs(one.model)
+                for one in cuts
+            ]
+        except _RefusedError as error:
+            reason = reason or error.reason
+            more = _to_blame(folded, error.output, refused)
+            if not more:
+                raise error.reason from error
+            log.info("%s; ONNX Runtime gets it: %s", error, ", ".join(more.values()))
+            refused |= more
+            continue
+        return parts, merge_tasks([part.tasks for part in parts]), tuple(refused.values())
+
+
+def _to_blame(folded: Any, output: str | None, refused: Mapping[int, str]) -> dict[int, str]:
+    """Further nodes for ONNX Runtime: the one that computes ``output``, or all whose tensors have
+    no fixed shape."""
+    nodes = enumerate(folded.graph.node)
+    if output is not None:
+        found = {index: node for index, node in nodes if output in node.output}
+    else:
+        found = {index: folded.graph.node[index] for index in open_shapes(folded)}
+    return {i: operator(node, i) for i, node in found.items() if i not in refused}
+
+
+def _import_part(model: Any, target_json: str, stage: _Stages) -> _Imported:
+    """Import, lower and fuse a part of ours; raises _RefusedError."""
+    import tvm
+
     with stage("import"):
-        module = _from_onnx(folded)
-    with stage("lower"):
-        lowered = _lower(module, target_json)
-    with stage("tasks"):
-        tasks = extract_tasks(lowered)
+        module = _from_onnx(model)
+    try:
+        with stage("lower"):
+            lowered = _lower(module, target_json)
+        with stage("tasks"):
+            tasks = extract_tasks(lowered)
+        inputs, outputs = _inputs(model, module["main"]), _outputs(model, lowered["main"])
+    except BadModel as error:
+        raise _RefusedError(error) from error
     with stage("save"):
         module_json = tvm.ir.save_json(lowered)
-    log.info("imported %d tasks in %s s", len(tasks), stage.seconds)
-    return ImportedModel(
+    part = ImportedPart(
+        inputs=tuple(tensor.name for tensor in inputs),
+        outputs=tuple(tensor.name for tensor in outputs),
         module_json=module_json,
-        tasks=tasks,
-        inputs=_inputs(folded, module["main"]),
-        outputs=_outputs(folded, lowered["main"]),
-        stage_s=stage.seconds,
+        arguments=tuple(tensor.spec for tensor in inputs),
+        workloads=frozenset(task.workload_key for task in tasks),
     )
+    return _Imported(part, tasks, (*inputs, *outputs))
+
+
+def _theirs(model: Any) -> _Imported:
+    """A part that ONNX Runtime runs as it is."""
+    part = ImportedPart(
+        inputs=tuple(value.name for value in model.graph.input),
+        outputs=tuple(value.name for value in model.graph.output),
+        onnx=model.SerializeToString(),
+    )
+    return _Imported(part, (), ())
 
 
 @contextlib.contextmanager
@@ -117,8 +239,9 @@ def _from_onnx(model: Any) -> Any:
             return from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
     except Exception as error:
         node = _node_in(error)
-        where = f"operator {node.op_type} ({node_name(node)})" if node is not None else "the model"
-        raise BadModel(f"{where} can't be imported: {_first_line(error)}") from error
+        where = f"operator {operator(node)}" if node is not None else "the model"
+        reason = BadModel(f"{where} can't be imported: {_first_line(error)}")
+        raise _RefusedError(reason, node.output[0] if node is not None else None) from error
 
 
 def _node_in(error: BaseException) -> Any:
@@ -152,7 +275,7 @@ def _lower(module: Any, target_json: str) -> Any:
 def _inputs(model: Any, main: Any) -> tuple[Tensor, ...]:
     names = [value.name for value in graph_inputs(model.graph)]
     return tuple(
-        Tensor(name, str(parameter.name), _spec(name, parameter.ty))
+        Tensor(name, _spec(name, parameter.ty))
         for name, parameter in zip(names, main.params, strict=True)
     )
 
@@ -163,10 +286,7 @@ def _outputs(model: Any, main: Any) -> tuple[Tensor, ...]:
     names = [value.name for value in model.graph.output]
     result = main.ret_ty
     types = list(result.fields) if isinstance(result, relax.TupleType) else [result]
-    return tuple(
-        Tensor(name, f"output{index}", _spec(name, kind))
-        for index, (name, kind) in enumerate(zip(names, types, strict=True))
-    )
+    return tuple(Tensor(name, _spec(name, kind)) for name, kind in zip(names, types, strict=True))
 
 
 def _spec(name: str, kind: Any) -> TensorSpec:
@@ -177,7 +297,22 @@ def _spec(name: str, kind: Any) -> TensorSpec:
     try:
         shape = tuple(int(dim) for dim in kind.shape)
     except TypeError:
-        raise BadModel(
-            f"the shape of {name!r} depends on the model's input; only fixed shapes can be tuned"
-        ) from None
+        raise _open(name) from None
     return TensorSpec(shape, str(kind.dtype))
+
+
+def _tensor(value: Any) -> Tensor:
+    """Of a tensor that only ONNX Runtime reads or writes; raises BadModel if its shape is open."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or any(not dim.dim_value for dim in tensor.shape.dim):
+        raise _open(value.name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return Tensor(value.name, TensorSpec(tuple(d.dim_value for d in tensor.shape.dim), dtype.name))
+
+
+def _open(name: str) -> BadModel:
+    return BadModel(
+        f"the shape of {name!r} depends on the model's input; only fixed shapes can be tuned"
+    )

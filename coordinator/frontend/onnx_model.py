@@ -10,6 +10,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import MAX_MODEL_BYTES, Shape, TensorSpec
 
+from .parts import cut
 from .prepass import fold_constants
 
 _LOOKS_LIKE = (
@@ -47,13 +48,16 @@ class ModelInfo:
 def inspect_model(data: bytes, shapes: Mapping[str, Shape]) -> ModelInfo:
     """What is in the model.
 
-    Raises BadModel if it is no ONNX model, if an input's shape is open or contradicted, or if it
-    has operators that can't be imported (all of them, by operator and node name).
+    Raises BadModel if it is no ONNX model, if an input's shape is open or contradicted, or if
+    operators that can't be imported (it names all of them) leave nothing to be tuned.
     """
     model = load_model(data, shapes)
     graph = model.graph
     if unsupported_operators(model):
-        fold(model)  # some of them may only compute shapes
+        folded = fold(model)  # some of them may only compute shapes
+        refused = unsupported_operators(folded)
+        if not any(part.ours for part in cut(folded, refused)):
+            raise cannot_import(list(refused.values()))
     return ModelInfo(
         inputs={value.name: _fixed_spec(value) for value in graph_inputs(graph)},
         outputs=tuple(value.name for value in graph.output),
@@ -86,52 +90,58 @@ def graph_inputs(graph: Any) -> list[Any]:
     return [value for value in graph.input if value.name not in weights]
 
 
-def nodes(graph: Any) -> Iterator[Any]:
-    """All nodes, those inside of control flow included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for subgraph in (
-                *([attribute.g] if attribute.HasField("g") else []),
-                *attribute.graphs,
-            ):
-                yield from nodes(subgraph)
+def inner_nodes(node: Any) -> Iterator[Any]:
+    """All nodes of a node's control flow."""
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else []
+        for graph in (*graphs, *attribute.graphs):
+            for inner in graph.node:
+                yield inner
+                yield from inner_nodes(inner)
 
 
-def unsupported_operators(model: Any) -> list[str]:
-    """Each node whose operator the importer lacks, as ``LSTM (node 'name')``."""
+def unsupported_operators(model: Any) -> dict[int, str]:
+    """Each of the graph's nodes that the importer lacks, or that has such a node in its control
+    flow, by its index: ``LSTM (node 'name')``."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
     known = {*onnx_frontend._get_convert_map(), *_DIRECT_OPERATORS}
-    refused = []
-    for index, node in enumerate(nodes(model.graph)):
-        if node.domain not in _STANDARD_DOMAINS:
-            refused.append(f"{node.domain}.{node.op_type} ({node_name(node, index)})")
-        elif node.op_type not in known:
-            refused.append(f"{node.op_type} ({node_name(node, index)})")
+    refused = {}
+    for index, node in enumerate(model.graph.node):
+        lacking = [
+            inner
+            for inner in (node, *inner_nodes(node))
+            if inner.domain not in _STANDARD_DOMAINS or inner.op_type not in known
+        ]
+        if lacking:
+            refused[index] = ", ".join(operator(inner, index) for inner in lacking)
     return refused
 
 
 def fold(model: Any) -> Any:
-    """The ModelProto with its constants folded; raises BadModel, with all operators that remain and
-    can't be imported."""
+    """The ModelProto with its constants folded; raises BadModel, with the operators that can't be
+    imported if ONNX Runtime doesn't know them either."""
     try:
-        folded = fold_constants(model)
+        return fold_constants(model)
     except BadModel as error:
         if refused := unsupported_operators(model):
-            raise _cannot_import(refused) from error
+            raise cannot_import(list(refused.values())) from error
         raise
-    if refused := unsupported_operators(folded):
-        raise _cannot_import(refused)
-    return folded
 
 
-def _cannot_import(refused: list[str]) -> BadModel:
+def cannot_import(refused: list[str]) -> BadModel:
     """The refusal that names these operators."""
     shown = ", ".join(refused[:20]) + (f" and {len(refused) - 20} more" if refused[20:] else "")
     return BadModel(
-        f"the model has operators that can't be imported: {shown}. Export the model without them"
+        f"the model has operators that can't be imported: {shown}. Beside them it has nothing that "
+        "is worth tuning: export the model without them"
     )
+
+
+def operator(node: Any, index: int | None = None) -> str:
+    """How a message names a node with its operator."""
+    domain = f"{node.domain}." if node.domain not in _STANDARD_DOMAINS else ""
+    return f"{domain}{node.op_type} ({node_name(node, index)})"
 
 
 def node_name(node: Any, index: int | None = None) -> str:

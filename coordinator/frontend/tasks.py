@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protos.errors import BadModel
@@ -48,9 +48,32 @@ def extract_tasks(lowered: Any) -> tuple[Task, ...]:
                 found[key] = _Found(name, canonical_workload(function), _num_outputs(call), args)
         found[keys[name]].weight += 1
     tasks = [_task(key, item) for key, item in found.items()]
-    tasks.sort(key=lambda task: (-task.weight * task.flops, task.workload_key))
     log.info("%d kernels called, %d unique", sum(t.weight for t in tasks), len(tasks))
-    return tuple(tasks)
+    return merge_tasks([tasks])
+
+
+def call_order(modules: Iterable[str]) -> tuple[str, ...]:
+    """The workload keys of the kernels of a model's modules (JSON), each once, in the order in
+    which they first run."""
+    import tvm
+
+    found: dict[str, None] = {}
+    for module in modules:
+        lowered = tvm.ir.load_json(module)
+        for call in _kernel_calls(lowered):
+            function = lowered[call.args[0].name_hint].with_attr("global_symbol", "main")
+            found[workload_key(tvm.IRModule({"main": function}))] = None
+    return tuple(found)
+
+
+def merge_tasks(parts: Iterable[Iterable[Task]]) -> tuple[Task, ...]:
+    """The tasks of all parts of a model, each once, the most arithmetic (weight × flops) first."""
+    found: dict[str, Task] = {}
+    for task in (task for tasks in parts for task in tasks):
+        before = found.get(task.workload_key)
+        weight = task.weight + (before.weight if before else 0)
+        found[task.workload_key] = replace(before or task, weight=weight)
+    return tuple(sorted(found.values(), key=lambda t: (-t.weight * t.flops, t.workload_key)))
 
 
 def _task(key: str, item: _Found) -> Task:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from protos.records import TensorSpec
 
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 """Raised when a package is put together in another way; one of an older version is made anew."""
 
 
@@ -29,7 +29,7 @@ class Record:
 
 @dataclass(frozen=True)
 class EngineUsed:
-    """The engine that runs the model instead of code of the farm's; ``licence`` in SPDX."""
+    """An engine that runs parts of the model, or all of it; ``licence`` in SPDX."""
 
     name: str
     version: str
@@ -52,8 +52,8 @@ class Manifest:
     """All that a package's ``manifest.json`` holds beside what the wheel's writer adds.
 
     ``inputs`` and ``outputs`` are in the order of the compiled function, by their ONNX names.
-    ``latency`` is None in the package that is still to be measured, ``engine`` in those that run
-    the farm's own code.
+    ``latency`` is None in the package that is still to be measured; ``engines`` are those that the
+    parts need, none for a package of the farm's own code.
     """
 
     model_file: str
@@ -66,13 +66,19 @@ class Manifest:
     tool_versions: Mapping[str, str] = field(default_factory=dict)
     latency: Latency | None = None
     cold_cache: bool = False
-    engine: EngineUsed | None = None
+    engines: tuple[EngineUsed, ...] = ()
 
 
 def manifest_json(
-    manifest: Manifest, *, name: str, architecture: str, num_threads: int, created_by: str
+    manifest: Manifest,
+    parts: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    architecture: str,
+    num_threads: int,
+    created_by: str,
 ) -> dict[str, Any]:
-    """The JSON object of ``manifest.json``."""
+    """The JSON object of ``manifest.json``; ``parts`` are in the order in which they run."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "model": {"name": name, "file": manifest.model_file, "sha256": manifest.model_sha256},
@@ -82,7 +88,8 @@ def manifest_json(
         "num_threads": num_threads,
         "inputs": [_tensor(name, spec) for name, spec in manifest.inputs],
         "outputs": [_tensor(name, spec) for name, spec in manifest.outputs],
-        "engine": None if manifest.engine is None else asdict(manifest.engine),
+        "engines": [asdict(used) for used in manifest.engines],
+        "parts": [dict(part) for part in parts],
         "records": [asdict(record) for record in manifest.records],
         "tool_versions": dict(manifest.tool_versions),
         "latency": None if manifest.latency is None else asdict(manifest.latency),

@@ -1,137 +1,111 @@
-"""The model in this package, compiled for one kind of CPU.
+"""The model in this package: parts that run one after the other, each in what is fastest at it.
 
-``Model().run({"input": array})`` returns a dictionary of arrays. Needs NumPy, apache-tvm-ffi and
-apache-tvm-ffi-orcjit; everything else is in the package.
+``Model().run({"input": array})`` returns a dictionary of arrays. Needs NumPy, and what the wheel
+requires: ``manifest.json`` says which part runs in what.
 
-This file is copied into packages, beside ``_model.py``, and imports nothing else of tunefarm's.
+This file is copied into packages, beside those of the parts, and imports nothing else of
+tunefarm's.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
+import json
 import threading
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ._model import HERE, Array, PackagedModel
+HERE = Path(__file__).resolve().parent
 
-_ALIGNMENT_BYTES = 64
-_LOADED = "runtime.NumThreads"  # a function that libtvm_runtime.so registers
-_CPU, _POOLED_ALLOCATOR = 1, 2
+Array = np.ndarray[Any, Any]
+Specs = dict[str, tuple[tuple[int, ...], str]]
+Call = Callable[[Sequence[Array]], Sequence[Array]]
+"""A part: arrays for its inputs, arrays for its outputs, which its next run may overwrite."""
 
-_loading = threading.Lock()
 
-
-class Model(PackagedModel):
-    """The compiled model. Calls from several threads are safe; they run one after the other."""
+class Model:
+    """The model. Calls from several threads are safe; they run one after the other."""
 
     def __init__(self, num_threads: int | None = None) -> None:
         """Load the model.
 
-        ``num_threads`` is how many threads its kernels use; by default ``TVM_NUM_THREADS``, or
-        what the model was tuned with. The threads are the process's, not the model's: the first
-        model that is loaded decides. Raises RuntimeError if this CPU can't run the code.
+        ``num_threads`` is how many threads it uses; by default what it was tuned with, or
+        ``TVM_NUM_THREADS`` for what tunefarm compiled. Those threads are the process's, not the
+        model's: the first model that is loaded decides. Raises ValueError if ``num_threads`` is
+        below 1, RuntimeError if this CPU can't run the code, or if an engine is not installed.
         """
-        super().__init__(num_threads)
-        _check_cpu(self._manifest)
-        with _loading:
-            _load_runtime(self._manifest, num_threads)
-            self._executable, self._main, workspace = _load_main()
-        self._buffers = {name: _aligned(spec) for name, spec in self._inputs.items()}
-        self._arguments = [*map(_tensor, self._buffers.values()), *workspace]
-
-    def _call(self, arrays: Mapping[str, Array]) -> list[Array]:
-        import tvm_ffi
-
-        for name, array in arrays.items():
-            np.copyto(self._buffers[name], array)
-        result = self._main(*self._arguments)
-        results = list(result) if isinstance(result, tvm_ffi.Array) else [result]
-        # Copies, because the next run writes into the same memory.
-        return [np.array(np.from_dlpack(tensor)) for tensor in results]
-
-
-def _aligned(spec: tuple[tuple[int, ...], str]) -> np.ndarray[Any, Any]:
-    """Kernels use aligned vector instructions; NumPy alone promises 16 bytes."""
-    shape, dtype = spec
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + _ALIGNMENT_BYTES, np.uint8)
-    offset = -memory.ctypes.data % _ALIGNMENT_BYTES
-    return memory[offset : offset + size].view(dtype).reshape(shape)
-
-
-def _check_cpu(manifest: Mapping[str, Any]) -> None:
-    """Raises RuntimeError instead of letting the first kernel die of an illegal instruction."""
-    needed = manifest["architecture"]
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    name = manifest["model"]["name"]
-    if machine != needed:
-        raise RuntimeError(f"{name} was compiled for {needed}, this machine is {machine}")
-    flags = _cpu_flags()
-    missing = sorted(set(manifest["cpu_features"]) - flags) if flags else []
-    if missing:
-        raise RuntimeError(
-            f"{name} was compiled for {manifest['target']}; this CPU lacks {', '.join(missing)}. "
-            "Tune the model for this machine"
+        self._manifest: dict[str, Any] = json.loads(
+            (HERE / "manifest.json").read_text(encoding="utf-8")
         )
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads is {num_threads}; it must be 1 or more")
+        self._lock = threading.Lock()
+        self._inputs = _specs(self._manifest["inputs"])
+        self._outputs = _specs(self._manifest["outputs"])
+        self._parts = [
+            (part["inputs"], part["outputs"], _load(self._manifest, part, num_threads))
+            for part in self._manifest["parts"]
+        ]
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Where the package comes from: model, parts, target, tools, records, latencies."""
+        return self._manifest
+
+    @property
+    def inputs(self) -> Specs:
+        """Shape and dtype of each input, by its name in the ONNX model."""
+        return dict(self._inputs)
+
+    @property
+    def outputs(self) -> Specs:
+        """Shape and dtype of each output, by its name in the ONNX model."""
+        return dict(self._outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs for these inputs, as new arrays; raises ValueError for unfit inputs."""
+        values = _checked(inputs, self._inputs)
+        with self._lock:
+            for read, written, call in self._parts:
+                values.update(zip(written, call([values[name] for name in read]), strict=True))
+            # Copies, because the next run may write into the same memory.
+            return {name: np.array(values[name]) for name in self._outputs}
 
 
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path(os.sep, "proc", "cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
+def _load(manifest: Mapping[str, Any], part: Mapping[str, Any], num_threads: int | None) -> Call:
+    """The part, ready to be called."""
+    if part["engine"] == "tunefarm":
+        from .compiled_part import CompiledPart
+
+        return CompiledPart(part, manifest, num_threads)
+    from .engine_part import load_engine
+
+    return load_engine(part, manifest, num_threads)
 
 
-def _load_runtime(manifest: Mapping[str, Any], num_threads: int | None) -> None:
-    """Load libtvm_runtime.so once per process; a second copy would end the process."""
-    import tvm_ffi
+def _specs(entries: list[dict[str, Any]]) -> Specs:
+    return {entry["name"]: (tuple(entry["shape"]), entry["dtype"]) for entry in entries}
 
-    tuned_for = int(manifest["num_threads"])
-    if num_threads is not None:
-        wanted = num_threads
-    else:
-        wanted = int(os.environ.get("TVM_NUM_THREADS") or tuned_for)
-    already = tvm_ffi.get_global_func(_LOADED, allow_missing=True) is not None
-    if not already:
-        # Read once, when the pool starts. Without it TVM uses half of the CPUs.
-        os.environ["TVM_NUM_THREADS"] = str(wanted)
-        ctypes.CDLL(str(HERE / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
-    actual = int(tvm_ffi.get_global_func(_LOADED)())
-    if actual != wanted:
-        who = "something else in this process loaded TVM first" if already else "TVM decided so"
-        warnings.warn(
-            f"{manifest['model']['name']} should use {wanted} threads and will use {actual}: "
-            f"{who}. Set TVM_NUM_THREADS={wanted} before the process starts",
-            RuntimeWarning,
-            stacklevel=4,
+
+def _checked(inputs: Mapping[str, Array], specs: Specs) -> dict[str, Array]:
+    missing = [name for name in specs if name not in inputs]
+    unknown = [name for name in inputs if name not in specs]
+    if missing or unknown:
+        raise ValueError(
+            f"the model's inputs are {list(specs)}"
+            + (f"; missing: {missing}" if missing else "")
+            + (f"; unknown: {unknown}" if unknown else "")
         )
-
-
-def _tensor(buffer: np.ndarray[Any, Any]) -> Any:
-    import tvm_ffi
-
-    return tvm_ffi.from_dlpack(buffer, require_alignment=_ALIGNMENT_BYTES)
-
-
-def _load_main() -> tuple[Any, Any, list[Any]]:
-    """What must be kept alive, the function to call, and its further arguments."""
-    import tvm_ffi_orcjit
-
-    objects = [path.read_bytes() for path in sorted((HERE / "objects").glob("*.o"))]
-    # Without cxx= it would look for a C++ compiler.
-    module = tvm_ffi_orcjit.default_session().load_module(objects, cxx="nocxx")
-    executable = module.get_function("vm_load_executable")()
-    executable["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
-    return (module, executable), executable["main"], list(executable["workspace"]())
+    arrays = {}
+    for name, (shape, dtype) in specs.items():
+        array = np.asarray(inputs[name])
+        if array.dtype != np.dtype(dtype):
+            raise ValueError(
+                f"input {name!r} must be {dtype}, not {array.dtype}: use .astype({dtype!r})"
+            )
+        if array.shape != shape:
+            raise ValueError(f"input {name!r} must have shape {shape}, not {array.shape}")
+        arrays[name] = array
+    return arrays

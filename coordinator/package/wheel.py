@@ -12,14 +12,14 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from protos.engines import ENGINES, engine
 from protos.errors import BadTarget, JobFailed
-from protos.records import sha256_hex
+from protos.records import OWN, TensorSpec, sha256_hex
 
 from ..frontend.target import architecture, num_threads
 from .manifest import Manifest, manifest_json
@@ -69,62 +69,101 @@ def import_name(model_file: str) -> str:
     return f"{name}_model" if taken else name
 
 
+@dataclass(frozen=True)
+class PartFiles:
+    """One part as the wheel keeps it: who runs it, what it reads and writes by ONNX name, its code.
+
+    Of a part of ours (``engine`` is OWN) ``data`` is what ``compile_model`` gave and ``arguments``
+    are the specs of ``inputs``; of an engine's, ``data`` is an ONNX file with fixed shapes.
+    """
+
+    engine: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    data: bytes = field(repr=False)
+    arguments: tuple[TensorSpec, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is code of the farm's."""
+        return self.engine == OWN
+
+
 def write_wheel(
-    objects: bytes, manifest: Manifest, runtime: RuntimeLibrary | None = None
+    parts: Sequence[PartFiles], manifest: Manifest, runtime: RuntimeLibrary | None = None
 ) -> tuple[str, bytes]:
     """The wheel's file name and bytes: the same for the same arguments and tools.
 
-    ``objects`` is what ``compile_model`` gave. Raises BadTarget if ``runtime`` (by default this
-    environment's) is for another architecture than the target.
+    Raises BadTarget if a part is ours and ``runtime`` (by default this environment's) is not for
+    the target's architecture, JobFailed if a part's engine is not among ``manifest.engines``.
     """
-    runtime = runtime or installed_runtime()
-    _check_architecture(manifest.target_json, runtime)
-    files = {
-        "_runtime.py": _source("runtime.py"),
-        _LIBRARY: runtime.data,
-        **{f"objects/{name}": data for name, data in _object_files(objects)},
-    }
-    papers = {f"licenses/tvm/{name}": content for name, content in runtime.licenses.items()}
-    required = {name: importlib.metadata.version(name) for name in _REQUIRED}
-    version = f"o{sha256_hex(objects)[:10]}"
-    return _write(manifest, version, files, runtime.platform_tag, required, papers)
-
-
-def write_engine_wheel(model: bytes, manifest: Manifest) -> tuple[str, bytes]:
-    """The same for a model that another engine runs: ``manifest.engine``, which the wheel requires.
-
-    ``model`` is the ONNX file with fixed shapes.
-    """
-    used = manifest.engine
-    known = engine(used.name) if used is not None else None
-    if used is None or known is None:
-        raise JobFailed(f"there is no engine for a package: {used}")
-    files = {"_runtime.py": _source("engine_runtime.py"), "model.onnx": model}
-    version = f"{used.name}{re.sub(r'[^0-9a-zA-Z.]', '.', used.version)}"
-    required = {known.distribution: used.version}
-    return _write(manifest, version, files, "any", required, {})
-
-
-def _write(
-    manifest: Manifest,
-    local_version: str,
-    files: Mapping[str, bytes],
-    platform_tag: str,
-    required: Mapping[str, str],
-    papers: Mapping[str, bytes],
-) -> tuple[str, bytes]:
+    required = _engines_required(parts, manifest)
+    files = {"_runtime.py": _source("runtime.py")}
+    papers: dict[str, bytes] = {}
+    platform = "any"
+    if any(part.ours for part in parts):
+        runtime = runtime or installed_runtime()
+        _check_architecture(manifest.target_json, runtime)
+        platform = runtime.platform_tag
+        files["compiled_part.py"] = _source("compiled_part.py")
+        files[_LIBRARY] = runtime.data
+        papers = {f"licenses/tvm/{name}": data for name, data in runtime.licenses.items()}
+        required |= {name: importlib.metadata.version(name) for name in _REQUIRED}
+    if not all(part.ours for part in parts):
+        files["engine_part.py"] = _source("engine_part.py")
+    described = []
+    for number, part in enumerate(parts):
+        where = f"part{number}" if part.ours else f"part{number}.onnx"
+        found = _object_files(part.data) if part.ours else [("", part.data)]
+        files.update({f"{where}/{name}".rstrip("/"): data for name, data in found})
+        described.append(_described(part, where))
     name = import_name(manifest.model_file)
-    version = f"1.0+m{manifest.model_sha256[:10]}.{local_version}"
-    info = f"{name}-{version}.dist-info"
-    tag = f"py3-none-{platform_tag}"
+    version = f"1.0+m{manifest.model_sha256[:10]}.{_local_version(parts, manifest)}"
+    info, tag = f"{name}-{version}.dist-info", f"py3-none-{platform}"
     filename = f"{name}-{version}-{tag}.whl"
-    module = {**_common(name, manifest), **files}
+    module = {**_common(name, manifest, described), **files}
     members = {f"{name}/{path}": data for path, data in module.items()}
-    members[f"{info}/METADATA"] = _metadata(name, version, manifest, required).encode()
+    members[f"{info}/METADATA"] = _metadata(name, version, manifest, parts, required).encode()
     members[f"{info}/WHEEL"] = _wheel_file(tag).encode()
     members[f"{info}/top_level.txt"] = f"{name}\n".encode()
     members.update((f"{info}/{path}", content) for path, content in papers.items())
     return filename, _pack(filename, members)
+
+
+def _local_version(parts: Sequence[PartFiles], manifest: Manifest) -> str:
+    """Packages of different code have different versions: pip would not replace an equal one."""
+    if not any(part.ours for part in parts):
+        used = manifest.engines[0]
+        return f"{used.name}{re.sub(r'[^0-9a-zA-Z.]', '.', used.version)}"
+    code = parts[0].data if len(parts) == 1 else "".join(sha256_hex(p.data) for p in parts).encode()
+    return f"o{sha256_hex(code)[:10]}"
+
+
+def _engines_required(parts: Sequence[PartFiles], manifest: Manifest) -> dict[str, str]:
+    """Distributions with their versions."""
+    versions = {used.name: used.version for used in manifest.engines}
+    found = {}
+    for part in parts:
+        if not part.ours:
+            known = engine(part.engine)
+            if known is None or part.engine not in versions:
+                raise JobFailed(f"there is no engine for a part of the package: {part.engine!r}")
+            found[known.distribution] = versions[part.engine]
+    return found
+
+
+def _described(part: PartFiles, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "engine": part.engine,
+        "inputs": list(part.inputs),
+        "outputs": list(part.outputs),
+        "files": where,
+    }
+    if part.ours:
+        found["arguments"] = [
+            {"shape": list(spec.shape), "dtype": spec.dtype} for spec in part.arguments
+        ]
+    return found
 
 
 def _check_architecture(target_json: str, runtime: RuntimeLibrary) -> None:
@@ -140,10 +179,11 @@ def _source(name: str) -> bytes:
     return importlib.resources.files(__package__).joinpath(name).read_bytes()
 
 
-def _common(name: str, manifest: Manifest) -> dict[str, bytes]:
+def _common(name: str, manifest: Manifest, parts: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """What every package has, by its path below the module."""
     described = manifest_json(
         manifest,
+        parts,
         name=name,
         architecture=architecture(manifest.target_json),
         num_threads=num_threads(manifest.target_json),
@@ -153,7 +193,6 @@ def _common(name: str, manifest: Manifest) -> dict[str, bytes]:
     init = f'{doc}from ._runtime import Model\n\n__all__ = ["Model"]\n'
     return {
         "__init__.py": init.encode(),
-        "_model.py": _source("_model.py"),
         "manifest.json": json.dumps(described, indent=2, ensure_ascii=False).encode(),
     }
 
@@ -169,12 +208,22 @@ def _object_files(objects: bytes) -> Iterator[tuple[str, bytes]]:
             yield Path(member.name).name, content.read()
 
 
-def _metadata(name: str, version: str, manifest: Manifest, required: Mapping[str, str]) -> str:
+def _metadata(
+    name: str,
+    version: str,
+    manifest: Manifest,
+    parts: Sequence[PartFiles],
+    required: Mapping[str, str],
+) -> str:
+    engines = " and ".join(sorted({part.engine for part in parts if not part.ours}))
     runs = "compiled by tunefarm for one kind of CPU"
-    licences = "The model's own license applies to the model; TVM's is under licenses/tvm."
-    if manifest.engine is not None:
-        runs = f"for {manifest.engine.name}, its fastest engine on one kind of CPU"
-        licences = f"The model has its own license; the engine's is {manifest.engine.licence}."
+    licences = ["The model's own license applies to the model."]
+    if not any(part.ours for part in parts):
+        runs = f"for {engines}, its fastest engine on one kind of CPU"
+    else:
+        runs += f", parts of it for {engines}" if engines else ""
+        licences.append("TVM's is under licenses/tvm.")
+    licences += [f"{used.name}'s is {used.licence}." for used in manifest.engines]
     return "\n".join(
         [
             "Metadata-Version: 2.1",
@@ -186,7 +235,7 @@ def _metadata(name: str, version: str, manifest: Manifest, required: Mapping[str
             *(f"Requires-Dist: {package}=={pinned}" for package, pinned in required.items()),
             "",
             f"`from {name} import Model; Model().run(inputs)`: see `Model().inputs`.",
-            licences,
+            " ".join(licences),
             "",
         ]
     )

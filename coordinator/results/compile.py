@@ -7,14 +7,19 @@ import json
 import logging
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from coordinator.package.wheel import PartFiles
+from protos.engines import REFERENCE_ENGINE
 from protos.errors import JobFailed
-from protos.records import UNTUNED_TRACE
+from protos.records import OWN, UNTUNED_TRACE
 
 from .workspace import pipeline
+
+if TYPE_CHECKING:
+    from coordinator.frontend.importer import ImportedPart
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +27,25 @@ _ARCHIVE_TIME = 315_532_800
 """1980, the first moment that every archive format can express; equal code gives equal bytes."""
 
 
+def compile_parts(
+    parts: Sequence[ImportedPart], target_json: str, traces: Mapping[str, str]
+) -> tuple[PartFiles, ...]:
+    """All parts of a model as a package keeps them; raises JobFailed, see ``compile_model``."""
+    return tuple(_part_files(part, target_json, traces) for part in parts)
+
+
+def _part_files(part: ImportedPart, target_json: str, traces: Mapping[str, str]) -> PartFiles:
+    if not part.ours:
+        return PartFiles(REFERENCE_ENGINE, part.inputs, part.outputs, part.onnx)
+    own = {key: trace for key, trace in traces.items() if key in part.workloads}
+    objects = compile_model(part.module_json, target_json, own)
+    return PartFiles(OWN, part.inputs, part.outputs, objects, part.arguments)
+
+
 def compile_model(module_json: str, target_json: str, traces: Mapping[str, str]) -> bytes:
     """A tar of object files (``*.o``) that hold a Relax VM executable, weights included.
 
-    ``module_json`` is an ImportedModel's; ``traces`` maps workload keys to traces in JSON. Kernels
+    ``module_json`` is an ImportedPart's; ``traces`` maps workload keys to traces in JSON. Kernels
     without a trace stay untuned, so no traces make the untuned model. Raises JobFailed, naming the
     kernel, if a trace can't be applied, or if the result does not compile.
     """

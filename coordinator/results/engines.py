@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from coordinator.package.manifest import EngineUsed, Manifest
-from protos.engines import ENGINES
+from protos.engines import ENGINES, REFERENCE_ENGINE
+from protos.errors import JobFailed
 from protos.median import median_interval
 from protos.records import OWN, Device, EngineResult, VariantResult
 
@@ -37,9 +38,18 @@ def engines_used(device: Device) -> dict[str, EngineUsed]:
     return found
 
 
+def check_left_to_engine(operators: Sequence[str], device: Device) -> None:
+    """Raise JobFailed if there are operators that only ONNX Runtime can run and it is not there."""
+    if operators and REFERENCE_ENGINE not in engines_used(device):
+        raise JobFailed(
+            f"only ONNX Runtime can run {', '.join(operators[:5])}, and device {device.name} has "
+            "none: install it there (pip install onnxruntime) and start the agent again"
+        )
+
+
 def engine_manifest(manifest: Manifest, used: EngineUsed) -> Manifest:
     """The manifest of a package that an engine runs: any CPU, no records."""
-    return replace(manifest, engine=used, cpu_features=(), records=())
+    return replace(manifest, engines=(used,), cpu_features=(), records=())
 
 
 def engine_result(used: EngineUsed, variant: VariantResult | None) -> EngineResult:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
+from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.target import cpu_flags
-from coordinator.package.manifest import MANIFEST_VERSION, EngineUsed, Latency, Manifest, Record
-from coordinator.package.wheel import write_engine_wheel, write_wheel
-from coordinator.results.compile import compile_model
+from coordinator.frontend.tasks import call_order
+from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
+from coordinator.package.wheel import PartFiles, write_wheel
+from coordinator.results.compile import compile_parts
+from coordinator.results.difference import Exposed, expose_intermediates, first_wrong
 from coordinator.results.engines import (
     choose_engine,
     engine_manifest,
@@ -23,7 +25,8 @@ from coordinator.results.selection import Selection, selections
 from coordinator.results.verify import make_examples
 from coordinator.tuning_log import TuningLog
 from device_agent.build import tool_versions
-from protos.errors import JobFailed
+from protos.engines import REFERENCE_ENGINE
+from protos.errors import BadModel, JobFailed
 from protos.median import median_interval
 from protos.records import (
     OWN,
@@ -42,18 +45,30 @@ from protos.records import (
     sha256_hex,
 )
 
-if TYPE_CHECKING:
-    from coordinator.frontend.importer import ImportedModel
-
 UNTUNED = "untuned"
 
-EXAMPLES = 3
+EXAMPLES = 5
 """Seeded inputs that the package's output is compared on."""
 
 EVALUATOR = EvaluatorConfig(number=1, repeat=20, min_repeat_ms=40, timeout_s=120.0)
 """How the whole model is timed: rounds in which every variant takes its turn."""
 
+_WRONG = "the {} model differs from ONNX Runtime, so it is not packaged"
+
 Stage = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """One way to run the model, as a package would hold it."""
+
+    parts: tuple[PartFiles, ...]
+    manifest: Manifest
+
+    async def wheel(self, latency: Latency | None = None) -> tuple[str, bytes]:
+        """File name and bytes."""
+        described = replace(self.manifest, latency=latency)
+        return await asyncio.to_thread(write_wheel, self.parts, described)
 
 
 class Finisher:
@@ -78,6 +93,7 @@ class Finisher:
         self._fleet = fleet
         self._builders = builders
         self._evaluator = replace(EVALUATOR, cold_cache=job.spec.cold_cache)
+        self._engines = engines_used(device)
 
     async def finish(self, stage: Stage) -> ModelResult:
         """Compile, verify, measure and package; what the log already has is not made again.
@@ -97,17 +113,16 @@ class Finisher:
         if packaged is not None:
             return packaged[0]
         await stage("compiling the untuned and the tuned model")
-        untuned, tuned, examples = await self._make(choices)
+        ways, examples = await self._make(choices, versions)
         await stage("verifying and timing the whole model")
-        required = await self._builders.run(cpu_flags, self._job.spec.target_json)
-        manifests = [self._manifest(choice, versions, required) for choice in choices]
-        engines = engines_used(self._device)
-        onnx = await self._builders.run(_fixed_model, self._model, self._job.spec.shapes)
-        measurement = await self._measure(untuned, tuned, examples, manifests[0], engines, onnx)
-        best, fastest = _best(measurement, len(choices))
-        result, package = await self._package(
-            tuned[best], manifests[best], measurement, fastest, engines, onnx
-        )
+        measurement = await self._measure(ways, examples)
+        best = _best(measurement, len(choices))
+        wrong = [one for one in measurement.variants if one.name in (UNTUNED, best.name)]
+        if any(one.status is MeasurementStatus.WRONG_OUTPUT for one in wrong):
+            await stage("finding the operator that differs")
+            choice = choices[_index(best.name)]
+            raise JobFailed(await self._difference(wrong[0], best, choice, ways, examples))
+        result, package = await self._package(ways, measurement, best)
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
 
@@ -124,102 +139,148 @@ class Finisher:
         ]
         return sha256_hex(canonical_json(made_of).encode())
 
-    async def _make(self, choices: Sequence[Selection]) -> tuple[bytes, list[bytes], bytes]:
-        """Objects of the untuned model and of each choice, and the examples."""
-        spec, module = self._job.spec, self._imported.module_json
-        traces: list[dict[str, str]] = [{}]
-        traces += [{key: o.candidate.trace_json for key, o in c.items()} for c in choices]
-        examples, untuned, *tuned = await asyncio.gather(
+    async def _make(
+        self, choices: Sequence[Selection], versions: Mapping[str, str]
+    ) -> tuple[dict[str, Packaged], bytes]:
+        """Every way to run the model, by name: untuned, each choice, each engine; the examples."""
+        spec = self._job.spec
+        features = await self._builders.run(cpu_flags, spec.target_json)
+        untuned = self._manifest({}, versions, features)
+        manifests = {UNTUNED: untuned}
+        traces: dict[str, dict[str, str]] = {UNTUNED: {}}
+        for index, choice in enumerate(choices):
+            manifests[_tuned(index)] = self._manifest(choice, versions, features)
+            traces[_tuned(index)] = {k: o.candidate.trace_json for k, o in choice.items()}
+        onnx, examples, *parts = await asyncio.gather(
+            self._builders.run(_fixed_model, self._model, spec.shapes),
             self._builders.run(make_examples, self._model, spec.shapes, EXAMPLES, spec.seed),
-            *(self._builders.run(compile_model, module, spec.target_json, t) for t in traces),
+            *(self._compile(wanted) for wanted in traces.values()),
         )
-        return untuned, tuned, examples
+        ways = {
+            name: Packaged(made, manifests[name]) for name, made in zip(traces, parts, strict=True)
+        }
+        inputs = tuple(tensor.name for tensor in self._imported.inputs)
+        outputs = tuple(tensor.name for tensor in self._imported.outputs)
+        for name, used in self._engines.items():
+            whole = PartFiles(name, inputs, outputs, onnx)
+            ways[name] = Packaged((whole,), engine_manifest(untuned, used))
+        return ways, examples
+
+    async def _compile(self, traces: Mapping[str, str]) -> tuple[PartFiles, ...]:
+        parts: tuple[PartFiles, ...] = await self._builders.run(
+            compile_parts, self._imported.parts, self._job.spec.target_json, traces
+        )
+        return parts
 
     def _manifest(
-        self,
-        best: Selection,
-        versions: Mapping[str, str],
-        required: Sequence[str],
+        self, choice: Selection, versions: Mapping[str, str], features: Sequence[str]
     ) -> Manifest:
         spec = self._job.spec
         records = tuple(
-            Record(
-                task.name,
-                task.workload_key,
-                best[task.workload_key].candidate.key,
-                task.weight,
-                best[task.workload_key].pooled_us,
-            )
+            Record(task.name, task.workload_key, item.candidate.key, task.weight, item.pooled_us)
             for task in self._imported.tasks
-            if task.workload_key in best
+            if (item := choice.get(task.workload_key)) is not None
         )
+        needed = {REFERENCE_ENGINE} if self._imported.theirs else set()
         return Manifest(
             model_file=f"{spec.model_name}.onnx",
             model_sha256=spec.model_sha256,
             target_json=spec.target_json,
-            cpu_features=tuple(required),
+            cpu_features=tuple(features),
             inputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.inputs),
             outputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.outputs),
             records=records,
             tool_versions={**self._device.tool_versions, **versions},
             cold_cache=self._evaluator.cold_cache,
+            engines=tuple(used for name, used in self._engines.items() if name in needed),
         )
 
-    async def _measure(
-        self,
-        untuned: bytes,
-        tuned: Sequence[bytes],
-        examples: bytes,
-        manifest: Manifest,
-        engines: Mapping[str, EngineUsed],
-        onnx: bytes,
-    ) -> ModelMeasurement:
-        """All variants in one run on the device; the packages are run as users will run them."""
-        names = [UNTUNED, *(_tuned(index) for index in range(len(tuned)))]
+    async def _measure(self, ways: Mapping[str, Packaged], examples: bytes) -> ModelMeasurement:
+        """All of them in one run on the device, as users will run the packages."""
         variants = []
-        for name, objects in zip(names, [untuned, *tuned], strict=True):
-            _, wheel = await asyncio.to_thread(write_wheel, objects, manifest)
+        for name, way in ways.items():
+            _, wheel = await way.wheel()
             variants.append(ModelVariant(name, Artifact.of(wheel)))
-        for used in engines.values():
-            described = engine_manifest(manifest, used)
-            _, wheel = await asyncio.to_thread(write_engine_wheel, onnx, described)
-            variants.append(ModelVariant(used.name, Artifact.of(wheel)))
         work = ModelWork(
             tuple(variants), Artifact.of(examples), self._evaluator, self._device.num_threads
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
-    async def _package(
+    async def _difference(
         self,
-        objects: bytes,
-        manifest: Manifest,
-        measurement: ModelMeasurement,
+        untuned: VariantResult,
         tuned: VariantResult,
-        engines: Mapping[str, EngineUsed],
-        onnx: bytes,
+        choice: Selection,
+        ways: Mapping[str, Packaged],
+        examples: bytes,
+    ) -> str:
+        """What to say of a model that is wrong, with the first operator that differs."""
+        if untuned.status is MeasurementStatus.WRONG_OUTPUT:
+            where = await self._imported_wrongly(ways[UNTUNED].manifest)
+            return f"{_WRONG.format('untuned')}: {untuned.error}. {where}"
+        names = {task.workload_key: task.name for task in self._imported.tasks}
+        modules = [part.module_json for part in self._imported.parts if part.ours]
+        order = await self._builders.run(call_order, modules)
+
+        async def is_wrong(keys: Sequence[str]) -> bool:
+            parts = await self._compile({key: choice[key].candidate.trace_json for key in keys})
+            way = Packaged(parts, ways[tuned.name].manifest)
+            result = await self._check(way, examples)
+            return result.status is MeasurementStatus.WRONG_OUTPUT
+
+        key = await first_wrong([key for key in order if key in choice], is_wrong)
+        if key is None:
+            where = "Made once more it is right: the device may be unreliable"
+        else:
+            where = (
+                f"The first operator that differs is {names[key]!r}, with the record "
+                f"{choice[key].candidate.key} of the tuning log, which computes something else"
+            )
+        return f"{_WRONG.format('tuned')}: {tuned.error}. {where}"
+
+    async def _imported_wrongly(self, manifest: Manifest) -> str:
+        """Which operator the frontend means something else by than ONNX Runtime."""
+        spec, run = self._job.spec, self._builders.run
+        try:
+            exposed: Exposed = await run(expose_intermediates, self._model, spec.shapes)
+            count = exposed.examples(EXAMPLES)
+            examples = await run(make_examples, exposed.model, {}, count, spec.seed)
+            imported: ImportedModel = await run(import_model, exposed.model, {}, spec.target_json)
+            parts = await run(compile_parts, imported.parts, spec.target_json, {})
+        except (BadModel, JobFailed) as error:
+            return f"The first operator that differs could not be found out: {error}"
+        outputs = tuple((tensor.name, tensor.spec) for tensor in imported.outputs)
+        result = await self._check(Packaged(parts, replace(manifest, outputs=outputs)), examples)
+        if not result.wrong_output:
+            return f"Each operator alone is right ({result.error or 'no difference'})"
+        where = exposed.operators[result.wrong_output]
+        return f"The first operator that differs is {where}: {result.error}"
+
+    async def _check(self, way: Packaged, examples: bytes) -> VariantResult:
+        """One way to run the model against the examples, on the device."""
+        measurement = await self._measure({"checked": way}, examples)
+        return measurement.variants[0]
+
+    async def _package(
+        self, ways: Mapping[str, Packaged], measurement: ModelMeasurement, tuned: VariantResult
     ) -> tuple[ModelResult, bytes]:
         """What is the fastest on the device, as a wheel, and what was measured."""
         by_name = {variant.name: variant for variant in measurement.variants}
         tuned_ms = _latency_ms("tuned", tuned)
         untuned_ms = _latency_ms(UNTUNED, by_name.get(UNTUNED))
-        peers = tuple(engine_result(used, by_name.get(name)) for name, used in engines.items())
+        peers = tuple(
+            engine_result(used, by_name.get(name)) for name, used in self._engines.items()
+        )
         chosen = choose_engine(tuned_ms, peers)
         packaged = by_name[chosen] if chosen != OWN else tuned
-        manifest = replace(
-            manifest,
-            latency=Latency(
-                untuned_ms,
-                tuned_ms,
-                {peer.name: peer.latency_ms for peer in peers},
-                measurement.circumstances.device,
-                packaged.max_abs_error,
-            ),
+        latency = Latency(
+            untuned_ms,
+            tuned_ms,
+            {peer.name: peer.latency_ms for peer in peers},
+            measurement.circumstances.device,
+            packaged.max_abs_error,
         )
-        if chosen == OWN:
-            filename, package = await asyncio.to_thread(write_wheel, objects, manifest)
-        else:
-            described = engine_manifest(manifest, engines[chosen])
-            filename, package = await asyncio.to_thread(write_engine_wheel, onnx, described)
+        filename, package = await ways[packaged.name].wheel(latency)
         interval_s = median_interval(tuned.repeats_s)
         result = ModelResult(
             untuned_ms=untuned_ms,
@@ -233,6 +294,7 @@ class Finisher:
             tuned_high_ms=interval_s[1] * 1e3 if interval_s else None,
             engines=peers,
             engine=chosen,
+            left_to_engine=self._imported.theirs,
         )
         return result, package
 
@@ -241,16 +303,17 @@ def _tuned(index: int) -> str:
     return f"tuned-{index}"
 
 
-def _best(measurement: ModelMeasurement, count: int) -> tuple[int, VariantResult]:
-    """Index and result of the fastest right choice; if none is right, the first one's failure."""
+def _index(name: str) -> int:
+    return int(name.removeprefix("tuned-"))
+
+
+def _best(measurement: ModelMeasurement, count: int) -> VariantResult:
+    """The fastest right choice's result; if none is right, the first one's failure."""
     by_name = {variant.name: variant for variant in measurement.variants}
     results = [by_name[_tuned(index)] for index in range(count) if _tuned(index) in by_name]
     if not results:
         raise JobFailed("the device did not measure the tuned model")
-    return min(
-        enumerate(results),
-        key=lambda item: float("inf") if item[1].latency_ms is None else item[1].latency_ms,
-    )
+    return min(results, key=lambda one: float("inf") if one.latency_ms is None else one.latency_ms)
 
 
 def _fixed_model(model: bytes, shapes: Mapping[str, Shape]) -> bytes:
@@ -266,9 +329,7 @@ def _latency_ms(name: str, result: VariantResult | None) -> float:
     if result is None:
         raise JobFailed(f"the device did not measure the {name} model")
     if result.status is MeasurementStatus.WRONG_OUTPUT:
-        raise JobFailed(
-            f"the {name} model differs from ONNX Runtime, so it is not packaged: {result.error}"
-        )
+        raise JobFailed(f"{_WRONG.format(name)}: {result.error}")
     if result.latency_ms is None:
         raise JobFailed(f"the {name} model failed on the device: {result.error}")
     return result.latency_ms

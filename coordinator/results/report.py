@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ _WIDTH = 120
 
 TIED = "≈"
 """Marks an operator whose winner could not be told from others."""
+
+_FEW_OPERATORS = 5
 
 _NAME_WIDTH = 42
 """Columns for an operator's name; the numbers get theirs first."""
@@ -122,6 +124,7 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
             **{one.name: _engine_ms(result, one.name) for one in ENGINES},
         },
         "engine": result.engine if result else None,
+        "left_to_engine": list(result.left_to_engine) if result else [],
         "engines": [asdict(one) for one in result.engines] if result else [],
         "target_latency_ms": job.spec.target_latency_ms,
         "tuning_ended": job.tuning_ended or None,
@@ -220,6 +223,8 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
             for one in ENGINES
             if one.name not in timed
         ]
+        if result.left_to_engine:
+            lines.append(f"parts        {_parts(result.left_to_engine)}")
         lines.append(f"packaged     {_packaged(result)}")
         if job.spec.target_latency_ms is not None:
             lines.append(f"target       {_target(job, result, job.spec.target_latency_ms)}")
@@ -260,6 +265,14 @@ def _packaged(result: ModelResult) -> str:
         against = "no other engine was timed" if not peers else "no engine is faster"
         return f"the tuned model: {against}"
     return f"{_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+
+
+def _parts(operators: Sequence[str]) -> str:
+    """Which operators ONNX Runtime runs in the tuned model."""
+    few = ", ".join(operators[:_FEW_OPERATORS])
+    more = len(operators) - _FEW_OPERATORS
+    shown = f"{few} and {more} more" if more > 0 else few
+    return f"in the tuned model ONNX Runtime runs what can't be imported: {shown}"
 
 
 def _target(job: Job, result: ModelResult, target_ms: float) -> str:

@@ -25,6 +25,9 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 _FATAL_ONLY = 4
 _SMALLEST_DRAWING = 16
+_RESHAPING = frozenset(
+    ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+)
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -67,7 +70,8 @@ _MIXES: tuple[tuple[_Distribution, ...], ...] = (
 
 
 def make_examples(data: bytes, shapes: Mapping[str, Shape], count: int = 3, seed: int = 0) -> bytes:
-    """An ``.npz`` with ``in{i}/{name}`` and ``out{i}/{name}`` for each example i.
+    """An ``.npz`` with ``in{i}/{name}`` and ``out{i}/{name}`` for each example i, and
+    ``softmax/{name}`` for each output that a softmax gives.
 
     The same bytes for the same arguments. Raises BadModel if outputs are not finite for any
     realistic input, or if no output depends on the inputs: with those nothing could be verified.
@@ -89,10 +93,23 @@ def make_examples(data: bytes, shapes: Mapping[str, Shape], count: int = 3, seed
         outputs = [run(example) for example in inputs]
         reason = _reason_against(outputs)
         if reason is None:
-            return _pack(inputs, outputs)
+            return _pack(inputs, outputs, softmax_outputs(model))
         log.warning("examples rejected: %s", reason)
         reasons.append(reason)
     raise BadModel(f"no examples to verify the model with: {reasons[-1]}")
+
+
+def softmax_outputs(model: Any) -> tuple[str, ...]:
+    """The outputs that are a softmax's, whatever shape it was given afterwards."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+
+    def of_softmax(name: str) -> bool:
+        node = producers.get(name)
+        if node is None or node.op_type not in _RESHAPING:
+            return node is not None and node.op_type == "Softmax"
+        return of_softmax(node.input[0])
+
+    return tuple(value.name for value in model.graph.output if of_softmax(value.name))
 
 
 def load_examples(examples: bytes) -> list[tuple[Arrays, Arrays]]:
@@ -101,6 +118,8 @@ def load_examples(examples: bytes) -> list[tuple[Arrays, Arrays]]:
     with np.load(io.BytesIO(examples), allow_pickle=False) as archive:
         for key in archive.files:
             kind, _, name = key.partition("/")
+            if kind == "softmax":
+                continue
             side = 0 if kind.startswith("in") else 1
             index = int(kind.removeprefix("in").removeprefix("out"))
             found.setdefault(index, ({}, {}))[side][name] = archive[key]
@@ -173,15 +192,21 @@ def _reason_against(outputs: list[Arrays]) -> str | None:
     return None
 
 
-def _pack(inputs: Iterable[Arrays], outputs: Iterable[Arrays]) -> bytes:
+def _pack(
+    inputs: Iterable[Arrays], outputs: Iterable[Arrays], probabilities: Iterable[str]
+) -> bytes:
     """Like ``numpy.savez``, but without the time of day in it."""
+    arrays = {
+        f"{kind}{index}/{name}": value
+        for kind, examples in (("in", inputs), ("out", outputs))
+        for index, example in enumerate(examples)
+        for name, value in example.items()
+    }
+    arrays.update({f"softmax/{name}": np.zeros(0, np.bool_) for name in probabilities})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for kind, examples in (("in", inputs), ("out", outputs)):
-            for index, example in enumerate(examples):
-                for name, value in example.items():
-                    content = io.BytesIO()
-                    np.lib.format.write_array(content, value, allow_pickle=False)
-                    info = zipfile.ZipInfo(f"{kind}{index}/{name}.npy", _ZIP_TIME)
-                    archive.writestr(info, content.getvalue())
+        for key, value in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, value, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy", _ZIP_TIME), content.getvalue())
     return buffer.getvalue()

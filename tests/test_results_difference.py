@@ -1,0 +1,101 @@
+"""Which operator differs first: by its intermediate tensors, and by halving."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from coordinator.frontend.importer import import_model
+from coordinator.frontend.target import resolve_target
+from coordinator.package.manifest import Manifest
+from coordinator.package.wheel import write_wheel
+from coordinator.results.compile import compile_parts
+from coordinator.results.difference import MAX_EXAMPLE_BYTES, expose_intermediates, first_wrong
+from coordinator.results.verify import load_examples, make_examples
+from device_agent.devices.cpu import describe_cpu
+from device_agent.model_runner import ModelRunner
+from protos.records import Artifact, EvaluatorConfig, MeasurementStatus, ModelVariant, ModelWork
+from tests import models
+
+TARGET = resolve_target("auto", threads=1)
+
+
+@pytest.mark.parametrize("culprit", ["a", "b", "c", "d", "e", "f", "g"])
+def test_halving_finds_the_culprit(culprit: str) -> None:
+    asked: list[int] = []
+
+    async def is_wrong(names: Sequence[str]) -> bool:
+        asked.append(len(names))
+        return culprit in names
+
+    assert asyncio.run(first_wrong(tuple("abcdefg"), is_wrong)) == culprit
+    assert len(asked) <= 4
+
+
+def test_nobody_is_blamed_for_what_can_not_be_repeated() -> None:
+    async def is_right(_names: Sequence[str]) -> bool:
+        return False
+
+    assert asyncio.run(first_wrong(tuple("abc"), is_right)) is None
+
+
+def test_every_operators_result_is_an_output() -> None:
+    exposed = expose_intermediates(models.small_model(), {})
+    assert dict(exposed.operators) == {
+        "biased": "Gemm (node 'multiply/MatMulAddFusion')",  # the pre-pass made one of two
+        "y": "Relu (node 'clamp')",
+    }
+    assert exposed.example_bytes == 2 * 4 * 16 * 4
+    assert exposed.examples(5) == 5
+
+
+def test_fewer_examples_of_a_large_model() -> None:
+    exposed = expose_intermediates(models.mobilenet_v2(), {})
+    most = MAX_EXAMPLE_BYTES // exposed.example_bytes
+    assert exposed.examples(most + 1) == most > 1
+
+
+@pytest.mark.parametrize("culprit", [None, "biased"])
+def test_the_device_names_the_first_wrong_tensor(culprit: str | None) -> None:
+    exposed = expose_intermediates(models.small_model(), {})
+    imported = import_model(exposed.model, {}, TARGET)
+    examples = load_examples(make_examples(exposed.model, {}, 2, 0))
+    arrays = {}
+    for index, (inputs, outputs) in enumerate(examples):
+        for name, value in outputs.items():
+            wrong = culprit is not None and index == 1 and name in (culprit, "y")
+            arrays[f"out{index}/{name}"] = value + 1 if wrong else value
+        arrays.update({f"in{index}/{name}": value for name, value in inputs.items()})
+    data = io.BytesIO()
+    np.savez(data, **arrays)
+    manifest = Manifest(
+        model_file="exposed.onnx",
+        model_sha256="ab" * 32,
+        target_json=TARGET,
+        cpu_features=(),
+        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
+        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
+    )
+    _, wheel = write_wheel(compile_parts(imported.parts, TARGET, {}), manifest)
+    work = ModelWork(
+        (ModelVariant("exposed", Artifact.of(wheel)),),
+        Artifact.of(data.getvalue()),
+        EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1),
+        1,
+    )
+    runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
+    try:
+        (result,) = runner.run(work, lambda artifact: artifact.data).variants
+    finally:
+        runner.close()
+    if culprit is None:
+        assert (result.status, result.wrong_output) == (MeasurementStatus.OK, "")
+    else:
+        assert result.status is MeasurementStatus.WRONG_OUTPUT
+        assert exposed.operators[result.wrong_output].startswith("Gemm (node 'multiply/")
+        assert "output 'biased' of example 1 differs" in result.error

@@ -1,0 +1,108 @@
+"""`tunefarm tune`: what can't be imported, and what is wrong, with real processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from coordinator.experiments import EVALUATOR
+from coordinator.finals import final_evaluator
+from coordinator.search.finals import ROUND_TURNS, TURN_SAMPLES, FinalsConfig
+from coordinator.search.traces import trace_to_json
+from coordinator.tuning_log import TuningLog
+from protos.records import (
+    Candidate,
+    Circumstances,
+    Measurement,
+    MeasurementStatus,
+    Task,
+    Telemetry,
+)
+from tests import models
+from tests.test_tune import run, trials, use_package
+
+
+def test_the_rest_of_a_model_with_an_lstm_is_tuned(tmp_path: Path) -> None:
+    model = tmp_path / "recogniser.onnx"
+    model.write_bytes(models.recogniser())
+    log = tmp_path / "log.db"
+    options = ("--log", str(log), "--json")
+    early = run("tune", str(model), "--target-latency", "10s", *options, cwd=tmp_path)
+    assert early.returncode == 0, early.stderr
+    result = json.loads(early.stdout)
+    assert result["tuning_ended"] == "the target latency was reached"
+    assert trials(log) == []
+    assert "reached" in early.stderr
+
+    done = run("tune", str(model), "--trials", "24", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["left_to_engine"] == ["LSTM (node 'memory')"]
+    assert "ONNX Runtime runs what can't be imported: LSTM" in done.stderr
+    assert result["trials"]["total"] == 24 == len(trials(log))
+    assert {"onnxruntime", "openvino"} == {engine["name"] for engine in result["engines"]}
+
+    x = use_package(Path(result["package"]), tmp_path, "recogniser", (1, 3, 16, 24))
+    (expected,) = onnxruntime.InferenceSession(models.recogniser()).run(None, {"x": x})
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
+
+
+def half_precision(task: Task) -> str:
+    """A trace of the operator's sums in 16 bits, which no schedule rule would make."""
+    import tvm
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(tvm.ir.load_json(task.workload_json))
+    schedule.unsafe_set_dtype(schedule.get_sblock("block0"), 0, "float16")
+    return trace_to_json(schedule.trace)
+
+
+def plant(log: TuningLog, job_id: str, task: Task) -> Candidate:
+    """A record that says of such a kernel that it is right and has won all finals."""
+    (device,) = log.devices()
+    candidate = Candidate(task.workload_key, half_precision(task))
+    for number in range(FinalsConfig().rounds + 1):
+        evaluator = final_evaluator(EVALUATOR) if number else EVALUATOR
+        measurement = Measurement(
+            *(
+                task.workload_key,
+                candidate.key,
+                MeasurementStatus.OK,
+                f"planted-{number}",
+                "ab" * 32,
+            ),
+            repeats_s=(1e-8,) * (ROUND_TURNS * TURN_SAMPLES),
+            circumstances=Circumstances(
+                *(device.name, device.tool_versions, evaluator, device.num_threads),
+                *(device.cpus, False, Telemetry(), Telemetry()),
+            ),
+        )
+        assert log.record(job_id, device.kind, candidate, measurement)
+    return candidate
+
+
+def test_a_broken_kernel_in_the_log_is_found_and_named(tmp_path: Path) -> None:
+    model = tmp_path / "steps.onnx"
+    model.write_bytes(models.several_steps(3))
+    command = ("tune", str(model), "--trials", "8", "--log", str(tmp_path / "log.db"))
+    first = run(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    with_package = set((tmp_path / "packages").iterdir())
+
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    (job,) = log.jobs()
+    tasks = log.tasks(job.job_id)
+    assert len(tasks) == 3
+    broken = next(task for task in tasks if task.args[0].shape == (4, 24))
+    candidate = plant(log, job.job_id, broken)
+    log.close()
+
+    second = run(*command, cwd=tmp_path)
+    assert second.returncode == 3
+    assert "the tuned model differs from ONNX Runtime, so it is not packaged" in second.stderr
+    assert f"The first operator that differs is {broken.name!r}" in second.stderr
+    assert candidate.key in second.stderr
+    assert set((tmp_path / "packages").iterdir()) == with_package, "nothing new"
