@@ -522,8 +522,27 @@ class EngineResult(_message.Message):
     error: str
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
 
+class RegionResult(_message.Message):
+    __slots__ = ("first", "last", "engine", "latency_ms")
+    class LatencyMsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    first: str
+    last: str
+    engine: str
+    latency_ms: _containers.ScalarMap[str, float]
+    def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions")
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -536,6 +555,8 @@ class ModelResult(_message.Message):
     ENGINES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     LEFT_TO_ENGINE_FIELD_NUMBER: _ClassVar[int]
+    MIXED_MS_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     max_abs_error: float
@@ -548,7 +569,9 @@ class ModelResult(_message.Message):
     engines: _containers.RepeatedCompositeFieldContainer[EngineResult]
     engine: str
     left_to_engine: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ...) -> None: ...
+    mixed_ms: float
+    regions: _containers.RepeatedCompositeFieldContainer[RegionResult]
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended")

@@ -518,11 +518,27 @@ class EngineResult:
     error: str = ""
 
 
+MIXED = "mixed"
+"""Some regions of a model run in the farm's own code, others in an engine."""
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """A region of the model, from its first operator to its last, alone in everything that can run
+    it, with the way in and out; and in what it runs in the mixture."""
+
+    first: str
+    last: str
+    engine: str
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """The whole model, untuned, tuned and in other engines, measured in one run.
 
-    ``engine`` is what the package runs: OWN, or the engine that was faster. ``left_to_engine``
+    ``engine`` is what the package runs: OWN, the engine that was faster, or MIXED. ``mixed_ms`` is
+    None if no mixture was made; ``regions`` are those that were timed for it. ``left_to_engine``
     names the operators that ONNX Runtime runs in the tuned model, too, as they can't be imported.
     The errors are those of what is packaged.
     """
@@ -539,10 +555,14 @@ class ModelResult:
     engines: tuple[EngineResult, ...] = ()
     engine: str = OWN
     left_to_engine: tuple[str, ...] = ()
+    mixed_ms: float | None = None
+    regions: tuple[RegionResult, ...] = ()
 
     @property
     def packaged_ms(self) -> float:
         """The latency of what is packaged."""
+        if self.engine == MIXED and self.mixed_ms is not None:
+            return self.mixed_ms
         chosen = (e.latency_ms for e in self.engines if e.name == self.engine)
         return next((ms for ms in chosen if ms is not None), self.tuned_ms)
 

@@ -20,6 +20,7 @@ from protos.records import (
     MeasurementStatus,
     Task,
     Telemetry,
+    sha256_hex,
 )
 from tests import models
 from tests.test_tune import run, trials, use_package
@@ -60,21 +61,21 @@ def half_precision(task: Task) -> str:
     return trace_to_json(schedule.trace)
 
 
-def plant(log: TuningLog, job_id: str, task: Task) -> Candidate:
-    """A record that says of such a kernel that it is right and has won all finals."""
+def inapplicable() -> str:
+    """A trace of another operator than those of the model."""
+    return json.dumps([[["GetSBlock", [], ["no_such_block", "main"], ["b0"]]], []])
+
+
+def plant(log: TuningLog, job_id: str, task: Task, trace: str, latency_s: float) -> Candidate:
+    """A record that says of a trace that its kernel is right and has won all finals."""
     (device,) = log.devices()
-    candidate = Candidate(task.workload_key, half_precision(task))
+    candidate = Candidate(task.workload_key, trace)
     for number in range(FinalsConfig().rounds + 1):
         evaluator = final_evaluator(EVALUATOR) if number else EVALUATOR
         measurement = Measurement(
-            *(
-                task.workload_key,
-                candidate.key,
-                MeasurementStatus.OK,
-                f"planted-{number}",
-                "ab" * 32,
-            ),
-            repeats_s=(1e-8,) * (ROUND_TURNS * TURN_SAMPLES),
+            *(task.workload_key, candidate.key, MeasurementStatus.OK),
+            *(f"planted-{latency_s}-{number}", sha256_hex(trace.encode())),
+            repeats_s=(latency_s,) * (ROUND_TURNS * TURN_SAMPLES),
             circumstances=Circumstances(
                 *(device.name, device.tool_versions, evaluator, device.num_threads),
                 *(device.cpus, False, Telemetry(), Telemetry()),
@@ -97,9 +98,14 @@ def test_a_broken_kernel_in_the_log_is_found_and_named(tmp_path: Path) -> None:
     tasks = log.tasks(job.job_id)
     assert len(tasks) == 3
     broken = next(task for task in tasks if task.args[0].shape == (4, 24))
-    candidate = plant(log, job.job_id, broken)
-    log.close()
+    plant(log, job.job_id, broken, inapplicable(), 1e-9)
+    without = run(*command, cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert "a record is left out: kernel" in without.stderr
+    assert set((tmp_path / "packages").iterdir()) == with_package, "the same as before"
 
+    candidate = plant(log, job.job_id, broken, half_precision(broken), 1e-8)
+    log.close()
     second = run(*command, cwd=tmp_path)
     assert second.returncode == 3
     assert "the tuned model differs from ONNX Runtime, so it is not packaged" in second.stderr

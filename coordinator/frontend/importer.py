@@ -13,13 +13,14 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .layouts import channels_last
 from .low_maps import legalize_convolutions
 from .onnx_model import (
     cannot_import,
@@ -30,6 +31,7 @@ from .onnx_model import (
     unsupported_operators,
 )
 from .parts import cut, open_shapes
+from .regions import region_starts, slices
 from .rewrite import multiply_by_reciprocals
 from .tasks import extract_tasks, merge_tasks
 
@@ -118,6 +120,60 @@ def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> 
         stage_s=stage.seconds,
         theirs=theirs,
     )
+
+
+@dataclass(frozen=True)
+class Region:
+    """A slice of a model: as a part of ours, None if it can't be imported or was not asked for, and
+    as an ONNX file for an engine."""
+
+    ours: ImportedPart | None
+    onnx: bytes = field(repr=False)
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    first: str
+    last: str
+
+
+def import_regions(
+    data: bytes,
+    shapes: Mapping[str, Shape],
+    target_json: str,
+    starts: Sequence[int],
+    wanted: Sequence[bool],
+) -> tuple[Region, ...]:
+    """The regions of a model that begin at these of its nodes; those ``wanted`` imported.
+
+    Raises BadModel, see ``fold``.
+    """
+    folded = fold(load_model(data, shapes))
+    return tuple(
+        _region(part, target_json, ours)
+        for part, ours in zip(slices(folded, starts), wanted, strict=True)
+    )
+
+
+def _region(model: Any, target_json: str, wanted: bool) -> Region:
+    ours = None
+    if wanted:
+        try:
+            ours = _import_part(model, target_json, _Stages()).part
+        except _RefusedError as error:
+            log.info("a region is no part of ours: %s", error)
+    nodes = model.graph.node
+    return Region(
+        ours,
+        model.SerializeToString(),
+        tuple(map(_tensor, graph_inputs(model.graph))),
+        tuple(map(_tensor, model.graph.output)),
+        operator(nodes[0]),
+        operator(nodes[-1]),
+    )
+
+
+def find_regions(data: bytes, shapes: Mapping[str, Shape], most: int) -> tuple[int, ...]:
+    """Where the regions of a model begin, see ``region_starts``; raises BadModel, see ``fold``."""
+    return region_starts(fold(load_model(data, shapes)), most)
 
 
 @dataclass(frozen=True)
@@ -267,7 +323,8 @@ def _lower(module: Any, target_json: str) -> Any:
     passes = relax.get_pipeline("zero")
     try:
         with tvm.target.Target(json.loads(target_json)), _quiet():
-            return passes(legalize_convolutions(multiply_by_reciprocals(canonical(module))))
+            module = channels_last(multiply_by_reciprocals(canonical(module)))
+            return passes(legalize_convolutions(module))
     except Exception as error:
         raise BadModel(f"the compiler could not lower the model: {_first_line(error)}") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def legalize_convolutions(module: Any) -> Any:
-    """Lower all operators as TVM does, but for convolutions of this kind."""
+    """Lower all operators as TVM does, but for channels-last convolutions of this kind."""
     import tvm
     from tvm import relax
 
@@ -31,18 +31,18 @@ def _low_map(call: Any) -> Any | None:
     """The computation over the input's rows; None where it does not apply or saves nothing."""
     attributes = call.attrs
     layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
-    if layouts != ("NCHW", "OIHW", "NCHW") or [int(d) for d in attributes.dilation] != [1, 1]:
+    if layouts != ("NHWC", "HWIO", "NHWC") or [int(d) for d in attributes.dilation] != [1, 1]:
         return None
     data, weight = (_shape(argument) for argument in call.args)
     groups = int(attributes.groups)
-    depthwise = groups == data[1] == weight[0]
+    depthwise = groups == data[3] == weight[3]
     if groups != 1 and not depthwise:
         return None
     top, left, bottom, right = (int(p) for p in attributes.padding)
     down, along = (int(s) for s in attributes.strides)
-    rows, kernel_rows = data[2], weight[2]
+    rows, kernel_rows = data[1], weight[0]
     out_rows = (rows + top + bottom - kernel_rows) // down + 1
-    out_columns = (data[3] + left + right - weight[3]) // along + 1
+    out_columns = (data[2] + left + right - weight[1]) // along + 1
     first, last = top - down * (out_rows - 1), rows - 1 + top
     if first < 0 or last >= kernel_rows or rows >= kernel_rows:
         return None
@@ -50,20 +50,20 @@ def _low_map(call: Any) -> Any | None:
     def compute(x: Any, w: Any) -> Any:
         from tvm import te, topi
 
-        padded = topi.nn.pad(x, [0, 0, 0, left], [0, 0, 0, right], name="pad_temp")
-        channel = te.reduce_axis((0, weight[1]), "rc")
+        padded = topi.nn.pad(x, [0, 0, left, 0], [0, 0, right, 0], name="pad_temp")
+        channel = te.reduce_axis((0, weight[2]), "rc")
         row = te.reduce_axis((0, rows), "ry")
-        column = te.reduce_axis((0, weight[3]), "rx")
+        column = te.reduce_axis((0, weight[1]), "rx")
 
-        def output(n: Any, o: Any, i: Any, j: Any) -> Any:
+        def output(n: Any, i: Any, j: Any, o: Any) -> Any:
             source = o if depthwise else channel
-            inputs = padded[n, source, row, j * along + column]
-            weights = w[o, 0 if depthwise else channel, row + top - i * down, column]
+            inputs = padded[n, row, j * along + column, source]
+            weights = w[row + top - i * down, column, 0 if depthwise else channel, o]
             return te.sum(
-                inputs * weights, axis=[row, column] if depthwise else [channel, row, column]
+                inputs * weights, axis=[row, column] if depthwise else [row, column, channel]
             )
 
-        return te.compute((data[0], weight[0], out_rows, out_columns), output, name="conv2d")
+        return te.compute((data[0], out_rows, out_columns, weight[3]), output, name="conv2d")
 
     return compute
 

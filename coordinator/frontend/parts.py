@@ -29,14 +29,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Value:
+class Value:
     """Which node computes a tensor, its ValueInfoProto, and whether that has a fixed shape."""
 
     producer: int | None
     info: Any
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions, if they are fixed."""
+        return tuple(dim.dim_value for dim in self.info.type.tensor_type.shape.dim)
+
+    @property
     def is_fixed(self) -> bool:
+        """Whether its element type and all dimensions are known."""
         tensor = self.info.type.tensor_type
         return bool(tensor.elem_type and tensor.HasField("shape")) and all(
             dim.HasField("dim_value") for dim in tensor.shape.dim
@@ -52,7 +58,7 @@ def cut(model: Any, engines: Collection[int]) -> tuple[Part, ...]:
     if not engines:
         return (Part(True, model),)
     nodes = list(model.graph.node)
-    values = _values(model)
+    values = values_of(model)
     theirs = _with_open_shapes(nodes, values, set(engines))
     while True:
         steps = _steps(nodes, values, theirs)
@@ -66,7 +72,7 @@ def cut(model: Any, engines: Collection[int]) -> tuple[Part, ...]:
             break
         theirs |= light
     parts = [
-        Part(not step % 2, _submodel(model, members, values))
+        Part(not step % 2, submodel(model, members, values))
         for step, members in sorted(_by_step(steps).items())
     ]
     log.info("%d nodes in %d parts", len(nodes), len(parts))
@@ -75,7 +81,7 @@ def cut(model: Any, engines: Collection[int]) -> tuple[Part, ...]:
 
 def open_shapes(model: Any) -> set[int]:
     """The indices of the nodes that read or write a tensor whose shape depends on the inputs."""
-    return _with_open_shapes(list(model.graph.node), _values(model), set())
+    return _with_open_shapes(list(model.graph.node), values_of(model), set())
 
 
 def reads(node: Any) -> Iterator[str]:
@@ -90,7 +96,8 @@ def reads(node: Any) -> Iterator[str]:
                 inside.update(inner.output)
 
 
-def _values(model: Any) -> dict[str, _Value]:
+def values_of(model: Any) -> dict[str, Value]:
+    """Every tensor that is given or computed, by name."""
     import onnx
 
     known = _inferred(model)
@@ -99,11 +106,11 @@ def _values(model: Any) -> dict[str, _Value]:
         helped.CopyFrom(model)
         helped.graph.value_info.extend(found)
         model, known = helped, _inferred(helped)
-    values = {value.name: _Value(None, value) for value in model.graph.input}
+    values = {value.name: Value(None, value) for value in model.graph.input}
     for index, node in enumerate(model.graph.node):
         for name in filter(None, node.output):
             info = known.get(name) or onnx.helper.make_empty_tensor_value_info(name)
-            values[name] = _Value(index, info)
+            values[name] = Value(index, info)
     return values
 
 
@@ -140,11 +147,11 @@ def _carried(model: Any, known: Mapping[str, Any]) -> list[Any]:
 
 
 def _fixed(value: Any) -> bool:
-    return value is not None and _Value(None, value).is_fixed
+    return value is not None and Value(None, value).is_fixed
 
 
 def _with_open_shapes(
-    nodes: Sequence[Any], values: Mapping[str, _Value], engines: set[int]
+    nodes: Sequence[Any], values: Mapping[str, Value], engines: set[int]
 ) -> set[int]:
     """The engine's nodes and those that read or write a tensor whose shape is not fixed."""
     opened = {name for name, value in values.items() if not value.is_fixed}
@@ -155,9 +162,7 @@ def _with_open_shapes(
     }
 
 
-def _steps(
-    nodes: Sequence[Any], values: Mapping[str, _Value], theirs: Collection[int]
-) -> list[int]:
+def _steps(nodes: Sequence[Any], values: Mapping[str, Value], theirs: Collection[int]) -> list[int]:
     """When each node runs: even steps are ours, odd ones the engine's, each as early as it can."""
     steps: list[int] = []
     for index, node in enumerate(nodes):
@@ -174,7 +179,7 @@ def _by_step(steps: Sequence[int]) -> dict[int, list[int]]:
     return found
 
 
-def _submodel(model: Any, members: Sequence[int], values: Mapping[str, _Value]) -> Any:
+def submodel(model: Any, members: Sequence[int], values: Mapping[str, Value]) -> Any:
     """These nodes with their weights; in and out goes what the rest of the model gives or reads."""
     import onnx
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.package.wheel import PartFiles
 from protos.engines import REFERENCE_ENGINE
 from protos.errors import JobFailed
-from protos.records import OWN, UNTUNED_TRACE
+from protos.records import OWN, UNTUNED_TRACE, Task
 
 from .workspace import pipeline
 
@@ -100,6 +100,32 @@ def _apply_traces(module: Any, target: Any, traces: Mapping[str, str]) -> Any:
     if unused:
         raise JobFailed(f"the model has no kernel for the traces of workloads {sorted(unused)}")
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def refused_traces(
+    tasks: Sequence[Task], target_json: str, chosen: Sequence[Mapping[str, str]]
+) -> set[tuple[str, str]]:
+    """The workload keys and traces, of these choices of a trace for each key, that don't apply.
+
+    Some that were built and timed once don't apply any more: what they take apart is put together
+    in another way by TVM's simplifier when it is done again.
+    """
+    import tvm
+
+    from device_agent.build import code_target
+
+    _register_intrinsics(target_json)
+    target = code_target(target_json)
+    refused = set()
+    for task in tasks:
+        for trace in {choice.get(task.workload_key, UNTUNED_TRACE) for choice in chosen}:
+            if trace != UNTUNED_TRACE:
+                try:
+                    apply_trace(tvm.ir.load_json(task.workload_json), target, trace, task.name)
+                except JobFailed as error:
+                    log.warning("a record is left out: %s", error)
+                    refused.add((task.workload_key, trace))
+    return refused
 
 
 def apply_trace(workload: Any, target: Any, trace_json: str, name: str) -> Any:

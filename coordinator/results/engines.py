@@ -11,7 +11,7 @@ from coordinator.package.manifest import EngineUsed, Manifest
 from protos.engines import ENGINES, REFERENCE_ENGINE
 from protos.errors import JobFailed
 from protos.median import median_interval
-from protos.records import OWN, Device, EngineResult, VariantResult
+from protos.records import MIXED, OWN, Device, EngineResult, VariantResult
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,13 @@ def engine_result(used: EngineUsed, variant: VariantResult | None) -> EngineResu
     )
 
 
-def choose_engine(own_ms: float, engines: Sequence[EngineResult]) -> str:
-    """Who runs the model: OWN, or the fastest engine if it is faster by more than noise."""
+def choose_engine(
+    own_ms: float, engines: Sequence[EngineResult], mixed_ms: float | None = None
+) -> str:
+    """Who runs the model: OWN, the fastest engine if it is faster by more than noise, or MIXED if
+    that is faster than both by more than noise."""
     timed = [(one.latency_ms, one.name) for one in engines if one.latency_ms is not None]
     fastest_ms, name = min(timed, default=(own_ms, OWN))
-    return name if fastest_ms < NOISE * own_ms else OWN
+    if fastest_ms >= NOISE * own_ms:
+        fastest_ms, name = own_ms, OWN
+    return MIXED if mixed_ms is not None and mixed_ms < NOISE * fastest_ms else name

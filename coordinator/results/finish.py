@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -12,8 +12,8 @@ from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.target import cpu_flags
 from coordinator.frontend.tasks import call_order
 from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
-from coordinator.package.wheel import PartFiles, write_wheel
-from coordinator.results.compile import compile_parts
+from coordinator.package.wheel import PartFiles
+from coordinator.results.compile import compile_parts, refused_traces
 from coordinator.results.difference import Exposed, expose_intermediates, first_wrong
 from coordinator.results.engines import (
     choose_engine,
@@ -21,14 +21,17 @@ from coordinator.results.engines import (
     engine_result,
     engines_used,
 )
+from coordinator.results.mixture import Mixture, MixtureSearch, is_worth_a_look
+from coordinator.results.packaged import Packaged
 from coordinator.results.selection import Selection, selections
 from coordinator.results.verify import make_examples
-from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log import Evidence, TuningLog
 from device_agent.build import tool_versions
 from protos.engines import REFERENCE_ENGINE
 from protos.errors import BadModel, JobFailed
 from protos.median import median_interval
 from protos.records import (
+    MIXED,
     OWN,
     Artifact,
     Device,
@@ -39,6 +42,7 @@ from protos.records import (
     ModelResult,
     ModelVariant,
     ModelWork,
+    RegionResult,
     Shape,
     VariantResult,
     canonical_json,
@@ -56,19 +60,6 @@ EVALUATOR = EvaluatorConfig(number=1, repeat=20, min_repeat_ms=40, timeout_s=120
 _WRONG = "the {} model differs from ONNX Runtime, so it is not packaged"
 
 Stage = Callable[[str], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """One way to run the model, as a package would hold it."""
-
-    parts: tuple[PartFiles, ...]
-    manifest: Manifest
-
-    async def wheel(self, latency: Latency | None = None) -> tuple[str, bytes]:
-        """File name and bytes."""
-        described = replace(self.manifest, latency=latency)
-        return await asyncio.to_thread(write_wheel, self.parts, described)
 
 
 class Finisher:
@@ -106,7 +97,7 @@ class Finisher:
             known[key] = await asyncio.to_thread(
                 self._log.evidence, key, self._device.kind, self._job.spec.cold_cache
             )
-        choices = selections(known)
+        choices = await self._choose(known)
         versions = await self._builders.run(tool_versions)
         key = self._key(choices, versions)
         packaged = await asyncio.to_thread(self._log.package, key)
@@ -122,9 +113,35 @@ class Finisher:
             await stage("finding the operator that differs")
             choice = choices[_index(best.name)]
             raise JobFailed(await self._difference(wrong[0], best, choice, ways, examples))
+        regions: tuple[RegionResult, ...] = ()
+        mixture = await self._mixture(stage, ways, measurement, best, choices)
+        if mixture is not None:
+            regions = mixture.regions
+            ways = {UNTUNED: ways[UNTUNED], best.name: ways[best.name], MIXED: mixture.way} | {
+                name: ways[name] for name in self._engines
+            }
+            await stage("verifying and timing a mixture with other engines")
+            measurement = await self._measure(ways, examples)
+            best = next(one for one in measurement.variants if one.name == best.name)
         result, package = await self._package(ways, measurement, best)
+        result = replace(result, regions=regions)
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
+
+    async def _choose(self, known: dict[str, list[Evidence]]) -> list[Selection]:
+        """The choices of records that are compiled, of records that can be."""
+        while True:
+            choices = selections(known)
+            refused: set[tuple[str, str]] = await self._builders.run(
+                refused_traces,
+                self._imported.tasks,
+                self._job.spec.target_json,
+                [{k: o.candidate.trace_json for k, o in choice.items()} for choice in choices],
+            )
+            if not refused:
+                return choices
+            for key, trace in refused:
+                known[key] = [one for one in known[key] if one.candidate.trace_json != trace]
 
     def _key(self, choices: Sequence[Selection], versions: Mapping[str, str]) -> str:
         """What the package is made of: model, device, records and tools."""
@@ -195,14 +212,52 @@ class Finisher:
             engines=tuple(used for name, used in self._engines.items() if name in needed),
         )
 
-    async def _measure(self, ways: Mapping[str, Packaged], examples: bytes) -> ModelMeasurement:
+    async def _mixture(
+        self,
+        stage: Stage,
+        ways: Mapping[str, Packaged],
+        measurement: ModelMeasurement,
+        tuned: VariantResult,
+        choices: Sequence[Selection],
+    ) -> Mixture | None:
+        """The model with some regions in another engine, if that may be faster than both."""
+        timed = {one.name: one.latency_ms for one in measurement.variants}
+        engines_ms = {name: ms for name in self._engines if (ms := timed.get(name)) is not None}
+        own_ms = tuned.latency_ms
+        if self._imported.theirs or own_ms is None:
+            return None
+        if not is_worth_a_look(own_ms, list(engines_ms.values())):
+            return None
+        await stage("timing regions of the model in other engines")
+        choice = choices[_index(tuned.name)]
+        search = MixtureSearch(
+            spec=self._job.spec,
+            model=self._model,
+            traces={key: item.candidate.trace_json for key, item in choice.items()},
+            manifest=ways[tuned.name].manifest,
+            engines={name: self._engines[name] for name in engines_ms},
+            cold_cache=self._job.spec.cold_cache,
+            run=self._builders.run,
+            measure=self._measure,
+        )
+        return await search.find({OWN: own_ms, **engines_ms})
+
+    async def _measure(
+        self,
+        ways: Mapping[str, Packaged],
+        examples: bytes,
+        evaluator: EvaluatorConfig | None = None,
+    ) -> ModelMeasurement:
         """All of them in one run on the device, as users will run the packages."""
         variants = []
         for name, way in ways.items():
             _, wheel = await way.wheel()
             variants.append(ModelVariant(name, Artifact.of(wheel)))
         work = ModelWork(
-            tuple(variants), Artifact.of(examples), self._evaluator, self._device.num_threads
+            tuple(variants),
+            Artifact.of(examples),
+            evaluator or self._evaluator,
+            self._device.num_threads,
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
@@ -271,7 +326,9 @@ class Finisher:
         peers = tuple(
             engine_result(used, by_name.get(name)) for name, used in self._engines.items()
         )
-        chosen = choose_engine(tuned_ms, peers)
+        mixed = by_name.get(MIXED)
+        mixed_ms = mixed.latency_ms if mixed is not None else None
+        chosen = choose_engine(tuned_ms, peers, mixed_ms)
         packaged = by_name[chosen] if chosen != OWN else tuned
         latency = Latency(
             untuned_ms,
@@ -295,6 +352,7 @@ class Finisher:
             engines=peers,
             engine=chosen,
             left_to_engine=self._imported.theirs,
+            mixed_ms=mixed_ms,
         )
         return result, package
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from protos.engines import ENGINES, engine
-from protos.records import OWN, EngineResult, Job, ModelResult, TaskProgress
+from protos.records import MIXED, OWN, EngineResult, Job, ModelResult, RegionResult, TaskProgress
 
 _WIDTH = 120
 """Columns of the report where no terminal says how wide it is."""
@@ -121,9 +121,11 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
             "tuned": result.tuned_ms if result else None,
             "tuned_interval": _interval_ms(result),
             "packaged": result.packaged_ms if result else None,
+            "mixed": result.mixed_ms if result else None,
             **{one.name: _engine_ms(result, one.name) for one in ENGINES},
         },
         "engine": result.engine if result else None,
+        "regions": [asdict(one) for one in result.regions] if result else [],
         "left_to_engine": list(result.left_to_engine) if result else [],
         "engines": [asdict(one) for one in result.engines] if result else [],
         "target_latency_ms": job.spec.target_latency_ms,
@@ -223,6 +225,10 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
             for one in ENGINES
             if one.name not in timed
         ]
+        if result.regions:
+            lines += [f"region       {_region(one)}" for one in result.regions]
+            mixed = "wrong or failed" if result.mixed_ms is None else f"{result.mixed_ms:.3f} ms"
+            lines.append(f"mixture      of these regions, each where it is said to run: {mixed}")
         if result.left_to_engine:
             lines.append(f"parts        {_parts(result.left_to_engine)}")
         lines.append(f"packaged     {_packaged(result)}")
@@ -261,10 +267,18 @@ def _engine(one: EngineResult, tuned_ms: float) -> str:
 def _packaged(result: ModelResult) -> str:
     """What the package runs, and why."""
     peers = [one.latency_ms for one in result.engines if one.latency_ms is not None]
+    if result.engine == MIXED:
+        return f"a mixture, faster than the tuned model and any engine: {result.packaged_ms:.3f} ms"
     if result.engine == OWN:
         against = "no other engine was timed" if not peers else "no engine is faster"
         return f"the tuned model: {against}"
     return f"{_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+
+
+def _region(one: RegionResult) -> str:
+    """A region's line: where it runs in the mixture, and what it takes alone."""
+    times = ", ".join(f"{_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
+    return f"{one.first} to {one.last}: {_title(one.engine)} ({times})"
 
 
 def _parts(operators: Sequence[str]) -> str:
