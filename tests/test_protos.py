@@ -127,9 +127,12 @@ SPEC = records.JobSpec(
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
 ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
+REGION = records.RegionResult("Conv (a)", "Relu (b)", "openvino", {"openvino": 1.5})
 RESULT = records.ModelResult(
     *(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"),
     left_to_engine=("LSTM (node 'l')",),
+    mixed_ms=2.75,
+    regions=(REGION,),
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
@@ -189,6 +192,7 @@ FULL: list[Any] = [
     PROGRESS,
     RANKING,
     ENGINE,
+    REGION,
     RESULT,
     JOB,
 ]
@@ -210,6 +214,7 @@ MINIMAL: list[Any] = [
     BARE_MEASUREMENT,
     records.VariantResult("", records.MeasurementStatus.OK),
     records.EngineResult("", ""),
+    records.RegionResult("", "", ""),
     records.ModelMeasurement("", (), BARE_CIRCUMSTANCES),
     records.Registration(0, BARE_DEVICE),
     records.Heartbeat(records.Telemetry()),

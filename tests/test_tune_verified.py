@@ -101,7 +101,7 @@ def test_a_broken_kernel_in_the_log_is_found_and_named(tmp_path: Path) -> None:
     plant(log, job.job_id, broken, inapplicable(), 1e-9)
     without = run(*command, cwd=tmp_path)
     assert without.returncode == 0, without.stderr
-    assert "a record is left out: kernel" in without.stderr
+    assert f"a record of workload {broken.workload_key} is left out" in without.stderr
     assert set((tmp_path / "packages").iterdir()) == with_package, "the same as before"
 
     candidate = plant(log, job.job_id, broken, half_precision(broken), 1e-8)

@@ -40,8 +40,9 @@ answered from the tuning log. --json prints one object on standard output:
   {"job", "model", "target", "cache", "trials": {"total","ok","failed"},
    "tasks": [{"name","workload","weight","untuned_us","tuned_us","tuned_low_us","tuned_high_us",
               "tied","trials"}],
-   "latency_ms": {"untuned","tuned","tuned_interval","packaged","onnxruntime","openvino"},
-   "engine", "left_to_engine",
+   "latency_ms": {"untuned","tuned","tuned_interval","packaged","mixed","onnxruntime",
+                  "openvino"},
+   "engine", "left_to_engine", "regions": [{"first","last","engine","latency_ms"}],
    "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error","max_rel_error",
                 "error"}],
    "target_latency_ms", "tuning_ended", "max_abs_error", "stage_s", "package", "log"}

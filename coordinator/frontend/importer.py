@@ -125,9 +125,10 @@ def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> 
 @dataclass(frozen=True)
 class Region:
     """A slice of a model: as a part of ours, None if it can't be imported or was not asked for, and
-    as an ONNX file for an engine."""
+    as an ONNX file for an engine. ``kernels`` says how often ours runs each workload."""
 
     ours: ImportedPart | None
+    kernels: Mapping[str, int]
     onnx: bytes = field(repr=False)
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -154,15 +155,17 @@ def import_regions(
 
 
 def _region(model: Any, target_json: str, wanted: bool) -> Region:
-    ours = None
+    ours, kernels = None, {}
     if wanted:
         try:
-            ours = _import_part(model, target_json, _Stages()).part
+            imported = _import_part(model, target_json, _Stages())
+            ours, kernels = imported.part, {t.workload_key: t.weight for t in imported.tasks}
         except _RefusedError as error:
             log.info("a region is no part of ours: %s", error)
     nodes = model.graph.node
     return Region(
         ours,
+        kernels,
         model.SerializeToString(),
         tuple(map(_tensor, graph_inputs(model.graph))),
         tuple(map(_tensor, model.graph.output)),

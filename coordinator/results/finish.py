@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -48,6 +49,8 @@ from protos.records import (
     canonical_json,
     sha256_hex,
 )
+
+log = logging.getLogger(__name__)
 
 UNTUNED = "untuned"
 
@@ -141,6 +144,10 @@ class Finisher:
             if not refused:
                 return choices
             for key, trace in refused:
+                log.warning(
+                    "job %s: a record of workload %s is left out, its trace does not apply: %.500s",
+                    *(self._job.job_id, key, trace),
+                )
                 known[key] = [one for one in known[key] if one.candidate.trace_json != trace]
 
     def _key(self, choices: Sequence[Selection], versions: Mapping[str, str]) -> str:
@@ -234,6 +241,7 @@ class Finisher:
             spec=self._job.spec,
             model=self._model,
             traces={key: item.candidate.trace_json for key, item in choice.items()},
+            kernel_us={k: us for k, one in choice.items() if (us := one.pooled_us) is not None},
             manifest=ways[tuned.name].manifest,
             engines={name: self._engines[name] for name in engines_ms},
             cold_cache=self._job.spec.cold_cache,

@@ -19,7 +19,7 @@ from coordinator.package.manifest import EngineUsed, Manifest
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts
 from coordinator.results.packaged import Packaged
-from coordinator.results.placement import Placement, place
+from coordinator.results.placement import Cost, Placement, place, shares
 from coordinator.results.verify import slice_examples
 from protos.records import OWN, EvaluatorConfig, JobSpec, ModelMeasurement, RegionResult
 
@@ -45,6 +45,29 @@ def is_worth_a_look(own_ms: float, engines_ms: Sequence[float]) -> bool:
     return bool(engines_ms) and 1 / WITHIN <= min(engines_ms) / own_ms <= WITHIN
 
 
+def costs(
+    alone_ms: Sequence[Mapping[str, float]],
+    whole_ms: Mapping[str, float],
+    kernels_ms: Sequence[float],
+) -> list[dict[str, Cost]]:
+    """What each region costs in each engine, alone and inside of more.
+
+    Of our own code the kernels' times say what a region takes inside; their sum is scaled to what
+    the whole model takes.
+    """
+    found: list[dict[str, Cost]] = [{} for _ in alone_ms]
+    for name, whole in whole_ms.items():
+        able = [number for number, region in enumerate(alone_ms) if name in region]
+        given = shares([alone_ms[number][name] for number in able], whole) if able else []
+        for number, cost in zip(able, given, strict=True):
+            found[number][name] = cost
+    scale = whole_ms.get(OWN, 0.0) / (sum(kernels_ms) or 1.0)
+    for region, kernels in zip(found, kernels_ms, strict=True):
+        if OWN in region and kernels:
+            region[OWN] = replace(region[OWN], inner_ms=kernels * scale)
+    return found
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The way to run the model, and what each region took in what."""
@@ -55,12 +78,14 @@ class Mixture:
 
 @dataclass(frozen=True)
 class MixtureSearch:
-    """What it takes to look for one: the job's model, the records of the tuned one in ``traces``,
-    its manifest, the device's engines; a builder's ``run``, and ``measure`` on the device."""
+    """What it takes to look for one: the job's model, the records of the tuned one in ``traces``
+    with what their kernels take, its manifest, the device's engines; a builder's ``run``, and
+    ``measure`` on the device."""
 
     spec: JobSpec
     model: bytes
     traces: Mapping[str, str]
+    kernel_us: Mapping[str, float]
     manifest: Manifest
     engines: Mapping[str, EngineUsed]
     cold_cache: bool
@@ -81,7 +106,7 @@ class MixtureSearch:
         alone_ms = [
             await self._time(region, given) for region, given in zip(regions, examples, strict=True)
         ]
-        placement = place(alone_ms, whole_ms)
+        placement = place(costs(alone_ms, whole_ms, self._kernels_ms(regions)))
         log.info("regions take %s ms: %s", alone_ms, placement)
         if placement is None or len(set(placement.engines)) == 1:
             return None
@@ -90,6 +115,13 @@ class MixtureSearch:
             for region, engine, took_ms in zip(regions, placement.engines, alone_ms, strict=True)
         )
         return Mixture(await self._join(starts, placement), results)
+
+    def _kernels_ms(self, regions: Sequence[Region]) -> list[float]:
+        """What our own kernels of each region take, those without a record left out."""
+        return [
+            sum(count * self.kernel_us.get(key, 0.0) for key, count in region.kernels.items()) / 1e3
+            for region in regions
+        ]
 
     async def _import(self, starts: Sequence[int], wanted: Sequence[bool]) -> tuple[Region, ...]:
         spec = self.spec

@@ -2,15 +2,28 @@
 
 By dynamic programming over the regions in their order, as Collage does over operators (Jeon et al.,
 Collage: Seamless Integration of Deep Learning Backends with Automatic Placement, PACT 2022), with
-times that were measured on the device. A region that runs alone pays for the way in and out: copies
-and another layout of the data. Two neighbours in one engine don't pay in between; what that saves
-is read off the whole model in that engine, which is faster than the sum of its regions.
+times that were measured on the device. A region that runs alone pays for the way in and out, for
+copies and another layout of the data; neighbours in one engine don't pay in between.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A region in an engine, milliseconds: alone, and inside of more that runs in that engine."""
+
+    alone_ms: float
+    inner_ms: float
+
+    @property
+    def side_ms(self) -> float:
+        """The way in, or the way out."""
+        return max(self.alone_ms - self.inner_ms, 0.0) / 2
 
 
 @dataclass(frozen=True)
@@ -21,41 +34,36 @@ class Placement:
     expected_ms: float
 
 
-def savings_ms(
-    alone_ms: Sequence[Mapping[str, float]], whole_ms: Mapping[str, float]
-) -> dict[str, float]:
-    """What each engine saves where two of its regions meet, on average."""
-    found = {}
-    for name, whole in whole_ms.items():
-        if len(alone_ms) > 1 and all(name in region for region in alone_ms):
-            beside = sum(region[name] for region in alone_ms) - whole
-            found[name] = max(beside, 0.0) / (len(alone_ms) - 1)
-    return found
+def shares(alone_ms: Sequence[float], whole_ms: float) -> list[Cost]:
+    """The costs of regions in an engine of which nothing is known but their times alone and the
+    whole model's: what is lost on the way is taken to be the same share of each."""
+    part = min(1.0, whole_ms / sum(alone_ms))
+    return [Cost(alone, alone * part) for alone in alone_ms]
 
 
-def place(
-    alone_ms: Sequence[Mapping[str, float]], whole_ms: Mapping[str, float]
-) -> Placement | None:
+def place(regions: Sequence[Mapping[str, Cost]]) -> Placement | None:
     """The fastest placement; None if some region runs nowhere.
 
-    ``alone_ms`` has for each region its time in each engine that can run it, ``whole_ms`` that of
-    the whole model.
+    ``regions`` has for each region its costs in each engine that can run it.
     """
-    if not alone_ms or not all(alone_ms):
+    if not regions or not all(regions):
         return None
-    saved = savings_ms(alone_ms, whole_ms)
-    best: dict[str, tuple[float, tuple[str, ...]]]
-    best = {name: (ms, (name,)) for name, ms in alone_ms[0].items()}
-    for region in alone_ms[1:]:
+    best: dict[str, tuple[float, tuple[str, ...]]] = {
+        name: (cost.side_ms + cost.inner_ms, (name,)) for name, cost in regions[0].items()
+    }
+    for before, region in itertools.pairwise(regions):
         best = {
             name: min(
-                (
-                    before - (saved.get(name, 0.0) if path[-1] == name else 0.0) + ms,
-                    (*path, name),
-                )
-                for before, path in best.values()
+                (spent + _way_ms(before[path[-1]], cost, path[-1] == name) + cost.inner_ms, path)
+                for spent, path in best.values()
             )
-            for name, ms in region.items()
+            for name, cost in region.items()
         }
-    expected_ms, path = min(best.values())
+        best = {name: (spent, (*path, name)) for name, (spent, path) in best.items()}
+    ends = [(spent + regions[-1][name].side_ms, path) for name, (spent, path) in best.items()]
+    expected_ms, path = min(ends)
     return Placement(path, expected_ms)
+
+
+def _way_ms(before: Cost, after: Cost, same: bool) -> float:
+    return 0.0 if same else before.side_ms + after.side_ms

@@ -1,0 +1,212 @@
+"""Regions of a model in several engines: where it is cut, who gets what, and that it is right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from coordinator.frontend.importer import import_model
+from coordinator.frontend.onnx_model import fold, load_model
+from coordinator.frontend.regions import region_starts, slices
+from coordinator.frontend.target import resolve_target
+from coordinator.package.manifest import EngineUsed, Manifest
+from coordinator.results.mixture import MixtureSearch, costs, is_worth_a_look
+from coordinator.results.packaged import Packaged
+from coordinator.results.placement import Cost, place
+from coordinator.results.verify import make_examples
+from device_agent.devices.cpu import describe_cpu
+from device_agent.model_runner import ModelRunner
+from protos import engines
+from protos.records import (
+    OWN,
+    Artifact,
+    Circumstances,
+    EvaluatorConfig,
+    JobSpec,
+    MeasurementStatus,
+    ModelMeasurement,
+    ModelVariant,
+    ModelWork,
+    Telemetry,
+    VariantResult,
+)
+from tests import models
+
+TARGET = resolve_target("auto", threads=1)
+
+# ------------------------------------------------------------------------- where to cut
+
+
+@pytest.mark.parametrize("most", [2, 5, 8])
+def test_regions_one_after_the_other_are_the_model(most: int) -> None:
+    model = fold(load_model(models.mobilenet_v2(32), {}))
+    starts = region_starts(model, most)
+    assert most - 1 <= len(starts) <= most
+    assert starts[0] == 0
+    values = {"x": np.random.default_rng(0).random((1, 3, 32, 32), np.float32)}
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, values)
+    for part in slices(model, starts):
+        session = onnxruntime.InferenceSession(part.SerializeToString())
+        names = [output.name for output in session.get_outputs()]
+        wanted = {value.name: values[value.name] for value in session.get_inputs()}
+        assert len(wanted) == 1, "a single tensor goes from one to the next"
+        values |= zip(names, session.run(names, wanted), strict=True)
+    np.testing.assert_allclose(values["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kernels_of_regions_are_those_of_the_whole() -> None:
+    from coordinator.frontend.importer import find_regions, import_regions
+
+    data = models.several_steps(4)
+    starts = find_regions(data, {}, 2)
+    regions = import_regions(data, {}, TARGET, starts, [True, True])
+    known = {task.workload_key for task in import_model(data, {}, TARGET).tasks}
+    assert len(regions) == 2
+    for region in regions:
+        assert region.ours is not None
+        assert region.ours.workloads <= known
+    assert regions[0].first.startswith("Gemm")
+    assert regions[1].last.startswith("Relu")
+
+
+# ------------------------------------------------------------------------- who gets what
+
+
+def flat(*alone: dict[str, float]) -> list[dict[str, Cost]]:
+    """Regions that cost the same alone and inside."""
+    return [{name: Cost(ms, ms) for name, ms in region.items()} for region in alone]
+
+
+@pytest.mark.parametrize(
+    ("regions", "chosen", "expected_ms"),
+    [
+        # Each where it is fastest.
+        (flat({"a": 1.0, "b": 9.0}, {"a": 9.0, "b": 1.0}), ("a", "b"), 2.0),
+        # Not if going there and back costs more.
+        (
+            [
+                {"a": Cost(2.0, 1.0)},
+                {"a": Cost(2.0, 1.0), "b": Cost(0.8, 0.5)},
+                {"a": Cost(2.0, 1.0)},
+            ],
+            ("a", "a", "a"),
+            4.0,  # 1 + 1 + 1, and half a millisecond to get in and out
+        ),
+        # What one engine can't run.
+        (flat({"a": 1.0}, {"b": 1.0}, {"a": 1.0, "b": 0.5}), ("a", "b", "b"), 2.5),
+    ],
+)
+def test_the_placement_is_the_fastest(
+    regions: list[dict[str, Cost]], chosen: tuple[str, ...], expected_ms: float
+) -> None:
+    found = place(regions)
+    assert found is not None
+    assert (found.engines, found.expected_ms) == (chosen, pytest.approx(expected_ms))
+
+
+def test_a_region_that_nobody_runs() -> None:
+    assert place([*flat({"a": 1.0}), {}]) is None
+    assert place([]) is None
+
+
+def test_what_regions_cost_inside_of_more() -> None:
+    alone = [{OWN: 3.0, "ort": 2.0}, {OWN: 5.0, "ort": 4.0}, {"ort": 2.0}]
+    found = costs(alone, {OWN: 6.0, "ort": 4.0}, [1.0, 2.0, 0.0])
+    # Half of what ONNX Runtime's regions take alone is the way; ours by their kernels.
+    assert [region["ort"] for region in found] == [Cost(2.0, 1.0), Cost(4.0, 2.0), Cost(2.0, 1.0)]
+    assert [region[OWN] for region in found[:2]] == [Cost(3.0, 2.0), Cost(5.0, 4.0)]
+    assert OWN not in found[2]
+    assert found[0][OWN].side_ms == 0.5
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "engines_ms", "worth"),
+    [(4.0, [5.0, 9.0], True), (4.0, [9.0], False), (4.0, [1.9], False), (4.0, [], False)],
+)
+def test_what_is_twice_as_fast_is_so_everywhere(
+    own_ms: float, engines_ms: list[float], worth: bool
+) -> None:
+    assert is_worth_a_look(own_ms, engines_ms) is worth
+
+
+# ------------------------------------------------------------------------- all of it
+
+
+class Device:
+    """This machine, without a farm around. The times that it reports are made up."""
+
+    def __init__(self, alone_ms: list[dict[str, float]]) -> None:
+        self._alone_ms = iter(alone_ms)
+        self.checked: list[dict[str, MeasurementStatus]] = []
+
+    async def measure(
+        self, ways: Mapping[str, Packaged], examples: bytes, evaluator: EvaluatorConfig
+    ) -> ModelMeasurement:
+        variants = tuple(
+            [ModelVariant(name, Artifact.of((await way.wheel())[1])) for name, way in ways.items()]
+        )
+        once = EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1)
+        runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
+        try:
+            work = ModelWork(variants, Artifact.of(examples), once, 1)
+            run = runner.run(work, lambda artifact: artifact.data)
+        finally:
+            runner.close()
+        self.checked.append({one.name: one.status for one in run.variants})
+        times = next(self._alone_ms)
+        faked = tuple(
+            VariantResult(one.name, one.status, (times[one.name] / 1e3,)) for one in run.variants
+        )
+        circumstances = Circumstances(
+            "test", {}, evaluator, 1, (0,), False, Telemetry(), Telemetry()
+        )
+        return ModelMeasurement("lease", faked, circumstances)
+
+
+async def run_here(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def search(data: bytes, device: Device) -> MixtureSearch:
+    imported = import_model(data, {}, TARGET)
+    used = EngineUsed("onnxruntime", engines.installed()["onnxruntime"], "MIT")
+    manifest = Manifest(
+        model_file="mixed.onnx",
+        model_sha256="ab" * 32,
+        target_json=TARGET,
+        cpu_features=(),
+        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
+        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
+    )
+    spec = JobSpec("mixed", "ab" * 32, TARGET, trials=1)
+    return MixtureSearch(
+        *(spec, data, {}, {}, manifest, {used.name: used}, False, run_here, device.measure)
+    )
+
+
+def test_a_mixture_is_made_of_what_is_fastest_and_computes_the_same() -> None:
+    data = models.several_steps(4)
+    times = [{OWN: 1.0, "onnxruntime": 2.0}] * 2 + [{OWN: 2.0, "onnxruntime": 1.0}]
+    device = Device([*times, {"mixed": 1.0}])
+    found = asyncio.run(search(data, device).find({OWN: 4.0, "onnxruntime": 5.0}))
+    assert found is not None
+    assert all(set(one.values()) == {MeasurementStatus.OK} for one in device.checked), "each alone"
+    assert [part.engine for part in found.way.parts] == [OWN, "onnxruntime"], "neighbours joined"
+    assert [region.engine for region in found.regions] == [OWN, OWN, "onnxruntime"]
+    assert dict(found.regions[0].latency_ms) == times[0]
+    examples = make_examples(data, {}, 2, 0)
+    asyncio.run(device.measure({"mixed": found.way}, examples, EvaluatorConfig()))
+    assert device.checked[-1] == {"mixed": MeasurementStatus.OK}
+
+
+def test_no_mixture_where_one_is_the_fastest_everywhere() -> None:
+    device = Device([{OWN: 1.0, "onnxruntime": 2.0}] * 3)
+    whole = {OWN: 3.0, "onnxruntime": 6.0}
+    found = asyncio.run(search(models.several_steps(4), device).find(whole))
+    assert found is None
