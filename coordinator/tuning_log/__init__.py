@@ -5,6 +5,7 @@ The only sub-package that imports SQLAlchemy and Alembic; the others meet it as 
 
 from .cost_models import RankingRecord
 from .evidence import Evidence, is_final, turns_s
+from .history import History, HistoryRecord
 from .measurements import BestRecord, Outcome
 from .store import TuningLog
 from .urls import default_url, display_url, normalise_url
@@ -13,6 +14,8 @@ from .values import tool_versions_key
 __all__ = [
     "BestRecord",
     "Evidence",
+    "History",
+    "HistoryRecord",
     "Outcome",
     "RankingRecord",
     "TuningLog",
