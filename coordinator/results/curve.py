@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from coordinator.tuning_log import History, HistoryRecord
 from protos.records import MeasurementStatus, TaskProgress
@@ -75,6 +76,20 @@ def tuning_cost(history: History) -> TuningCost:
         trials={status: counts[status] for status in MeasurementStatus if status in counts},
         devices=tuple(sorted({record.device for record in history.records if record.device})),
     )
+
+
+def tuning_json(tasks: Sequence[TaskProgress], history: History | None) -> dict[str, Any] | None:
+    """How the operators became faster and what that took; None where that is not known."""
+    if history is None:
+        return None
+    spent = tuning_cost(history)
+    return {
+        "device_s": spent.device_s,
+        "measurements": spent.measurements,
+        "devices": list(spent.devices),
+        "trials_by_status": {status.name: count for status, count in spent.trials.items()},
+        "curve": [asdict(point) for point in tuning_curve(tasks, history)],
+    }
 
 
 def _untuned_us(tasks: Iterable[TaskProgress]) -> dict[str, float]:
