@@ -18,10 +18,12 @@ from coordinator.results.page.scale import Scale, decades, from_zero, number
 from coordinator.results.page.section import ReportData
 from coordinator.tuning_log import History, HistoryRecord
 from protos.records import (
+    MIXED,
     EngineResult,
     Job,
     JobState,
     MeasurementStatus,
+    RegionResult,
     Shape,
     TaskProgress,
 )
@@ -179,6 +181,23 @@ def test_more_operators_than_the_picture_shows_share_a_row() -> None:
     labels = [e.text for e in operators.iter("text") if e.get("class") == "label"]
     assert len(labels) == 21
     assert labels[-1] == "13 others"
+
+
+def test_a_mixture_is_shown_by_its_regions() -> None:
+    assert JOB.result is not None
+    regions = (
+        RegionResult("first", "middle", "tunefarm", {"tunefarm": 0.2, "openvino": 0.3}),
+        RegionResult(NASTY, "last", "openvino", {"openvino": 0.4}),
+    )
+    result = replace(JOB.result, engine=MIXED, mixed_ms=0.65, regions=regions)
+    page = html_report(data(replace(JOB, result=result)), 0.0)
+    text = Reader(page).text
+    assert "The package runs a mixture of our code and other engines: 0.650 ms" in text
+    assert "cut into 2 regions" in text
+    assert "Mixture0.650–1.00" in text
+    picture = next(p for p in pictures(page) if "region" in (p[0].text or ""))
+    chosen = [e.text for e in picture.iter("text") if e.get("class") == "label chosen"]
+    assert chosen == ["1. tunefarm", "2. OpenVINO"]
 
 
 # ------------------------------------------------------------------------- pictures

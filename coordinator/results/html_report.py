@@ -14,15 +14,17 @@ from typing import Any
 
 from coordinator.results.page.latency import latency
 from coordinator.results.page.operators import operator_times
+from coordinator.results.page.regions import regions
 from coordinator.results.page.scale import difference, number
 from coordinator.results.page.section import ReportData, Section
 from coordinator.results.page.tuning import cost, curve
 from coordinator.results.report import cache_policy, engine_title
-from protos.records import Job, JobState
+from protos.records import MIXED, Job, JobState, ModelResult
 
 SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     latency,
     operator_times,
+    regions,
     curve,
     cost,
 )
@@ -108,10 +110,14 @@ def _figures(job: Job) -> list[Figure]:
     return [
         Figure(number(result.packaged_ms), "ms", "per inference, as packaged"),
         Figure(faster, "×", "as fast as untuned"),
-        Figure(engine_title(result.engine), "", "runs the package"),
+        Figure(_runs(result), "", "runs the package"),
         Figure(difference(result.max_rel_error), "", "largest difference to ONNX Runtime"),
         Figure(f"{job.trials.total:,}", "", "trials"),
     ]
+
+
+def _runs(result: ModelResult) -> str:
+    return "a mixture" if result.engine == MIXED else engine_title(result.engine)
 
 
 def _moment(seconds: float) -> str:

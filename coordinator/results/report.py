@@ -290,8 +290,8 @@ def _packaged(result: ModelResult) -> str:
 
 def _region(one: RegionResult) -> str:
     """A region's line: where it runs in the mixture, and what it takes alone."""
-    times = ", ".join(f"{_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
-    return f"{one.first} to {one.last}: {_title(one.engine)} ({times})"
+    times = ", ".join(f"{engine_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
+    return f"{one.first} to {one.last}: {engine_title(one.engine)} ({times})"
 
 
 def _parts(operators: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coordinator.results.report import cache_policy, engine_title
-from protos.records import OWN, ModelResult
+from protos.records import MIXED, OWN, ModelResult
 
 from .bars import Bar, bars
 from .scale import difference, number
@@ -78,10 +78,15 @@ def _ways(result: ModelResult) -> Iterator[_Way]:
             one.error,
             one.name == result.engine,
         )
+    if result.mixed_ms is not None:
+        mixed = result.engine == MIXED
+        error = result.max_rel_error if mixed else None
+        yield _Way("Mixture", result.mixed_ms, max_rel_error=error, packaged=mixed)
 
 
 def _lead(result: ModelResult) -> str:
-    runs = "the tuned model" if result.engine == OWN else engine_title(result.engine)
+    named = {OWN: "the tuned model", MIXED: "a mixture of our code and other engines"}
+    runs = named.get(result.engine) or engine_title(result.engine)
     faster = result.untuned_ms / result.packaged_ms
     return (
         f"The package runs {runs}: {number(result.packaged_ms)} ms per inference, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.results.report import TIED, OperatorRow, engine_title, operator_rows
-from protos.records import OWN
+from protos.records import MIXED, OWN
 
 from .operators_picture import OperatorTimes, operators
 from .section import Column, ReportData, Section, Table, words
@@ -15,8 +15,7 @@ SHOWN = 20
 
 _TIMES = (
     "A time is that of one run; a share counts all runs of an inference, among the operators as "
-    "they are now. Engines are timed as a whole: what one of them takes for an operator is not "
-    "known."
+    "they are now. Other engines are timed as a whole and by region, never by operator."
 )
 
 _UNCERTAINTY = (
@@ -107,6 +106,8 @@ def _packaged(data: ReportData, row: OperatorRow) -> str:
     result = data.job.result
     if result is None:
         return "not yet"
+    if result.engine == MIXED:
+        return "by region"
     if result.engine != OWN:
         return engine_title(result.engine)
     return "tuned" if row.speedup is not None and row.speedup > 1.0 else "untuned"
