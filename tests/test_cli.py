@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from onnx import helper
 
 from coordinator.cli.main import parser
 from coordinator.cli.options import job_spec
+from coordinator.tuning_log import TuningLog
 from protos.records import UNLIMITED_TRIALS, JobSpec
 from tests import models
 from tests.test_documentation import Command, commands
@@ -103,6 +105,41 @@ def test_an_operator_that_can_not_be_imported(run: Run, tmp_path: Path) -> None:
 
 def test_a_shape_that_is_not_the_models(run: Run, model: Path) -> None:
     refused(run("tune", model, "--shape", "x=1,3"), 2, "--shape x=1,3", "(4,16)")
+
+
+# ------------------------------------------------------------------------- reports
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("latest", "--log", "missing.db"), ("no tuning log", "missing.db", "--log")),
+        (("latest",), ("no job yet", "tunefarm tune")),
+        (("j-nothere",), ("no job 'j-nothere'", "tunefarm jobs list")),
+        (("latest", "--html", "nowhere/page.html"), ("nowhere/page.html", "does not exist")),
+        (("latest", "--html", "."), ("is a folder",)),
+    ],
+)
+def test_a_report_of_what_is_not_there(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    TuningLog.open(str(tmp_path / "log.db")).close()
+    refused(run("report", *arguments, TUNEFARM_LOG=str(tmp_path / "log.db")), 2, *words)
+    assert not (tmp_path / "missing.db").exists()
+
+
+def test_a_report_from_the_log(run: Run, tmp_path: Path) -> None:
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    older, newer = (log.add_job(JobSpec(n, "0" * 64, "{}", 1), "", False) for n in ("old", "new"))
+    log.close()
+    asked = ("--log", "log.db")
+    assert newer.job_id in run("report", "latest", *asked).stdout
+    found = run("report", older.job_id, *asked, "--json", "--html", "page.html")
+    assert found.returncode == 0
+    assert "page.html" in found.stderr
+    assert json.loads(found.stdout)["model"] == "old"
+    assert older.job_id in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.glob("*page*")] == ["page.html"]
 
 
 # ------------------------------------------------------------------------- options

@@ -140,8 +140,11 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
 
     log = tmp_path / "log.db"
     command = ("tune", str(model), "--trials", "24", "--log", str(log), "--json")
-    first = run(*command, cwd=tmp_path)
+    first = run(*command, "--html", "page.html", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "curve-picture" in page
+    assert "Seconds of wall time per stage" in page
     result = json.loads(first.stdout)
     assert set(result) == {
         *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
@@ -323,10 +326,20 @@ def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the
             devices = run("devices", "--coordinator", address, cwd=tmp_path)
             listed = run("jobs", "list", "--coordinator", address, cwd=tmp_path)
             shown = run("jobs", "show", job_id, "--json", "--coordinator", address, cwd=tmp_path)
+            asked = ("report", "latest", "--json", "--html", "page.html")
+            reported = run(*asked, "--coordinator", address, cwd=tmp_path)
     assert "left" in devices.stdout
     assert "right" in devices.stdout
     assert job_id in listed.stdout
     assert json.loads(shown.stdout)["trials"]["total"] == 48
+    assert json.loads(reported.stdout) == {
+        **json.loads(shown.stdout),
+        "log": f"the coordinator at {address}",
+        "tuning": None,
+    }
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "latency-picture" in page
+    assert f"can&#39;t be had from the coordinator at {address}" in page
     after = trials(log)
     assert set(before) <= set(after)
     assert len({candidate for _, candidate in after}) == len(after) == 48

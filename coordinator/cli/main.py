@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from coordinator.cli import agent, devices, jobs, serve, submit, tune, tuning_log
+from coordinator.cli import agent, devices, jobs, report, serve, submit, tune, tuning_log
 from protos.errors import BadRequest, Conflict, FarmError, NotFound
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log what happens; twice for more"
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (tune, serve, agent, submit, jobs, devices, tuning_log):
+    for group in (tune, serve, agent, submit, jobs, report, devices, tuning_log):
         group.add_parser(commands)
     return root
 

@@ -108,7 +108,7 @@ def read_model(path: Path) -> bytes:
         raise BadRequest(f"{path} can't be read: {error.strerror}") from error
 
 
-def add_log(parser: argparse.ArgumentParser) -> None:
+def add_log(parser: argparse._ActionsContainer) -> None:
     """`--log`."""
     parser.add_argument(
         "--log",

@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.cli import jobs
+from coordinator.cli import jobs, report
 from coordinator.cli import options as shared
 from protos.errors import Unavailable
 from protos.records import Job, JobSpec, JobState
@@ -32,6 +33,7 @@ examples:
   tunefarm tune model.onnx --target-latency 20ms --time-limit 1h
   tunefarm tune model.onnx --until-flat
   tunefarm tune model.onnx --json > result.json
+  tunefarm tune model.onnx --html report.html
 
 Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that;
 operators that can't be imported run in ONNX Runtime, and the rest is tuned.
@@ -78,6 +80,7 @@ def add_parser(commands: Any) -> None:
     jobs.add_out(parser)
     shared.add_log(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    report.add_html(parser)
     parser.set_defaults(run=run)
 
 
@@ -85,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
     """Tune one model; returns the exit code."""
     model = shared.read_model(options.model)
     jobs.check_out(Path(options.out))
+    report.check_html(options.html)
     from coordinator import ray_runtime
     from coordinator.frontend.onnx_model import inspect_model
     from coordinator.frontend.target import resolve_target
@@ -147,6 +151,10 @@ async def _tune(
             _, data = await coordinator.jobs.package(job.job_id)
     path = jobs.save_package(Path(options.out), job, data).resolve()
     _report(job, path, display_url(config.log_url), options.json)
+    if options.html is not None:
+        # What this run's job knows beside the log: the seconds per stage.
+        found = await asyncio.to_thread(report.report_of, config.log_url, job.job_id)
+        report.write_page(options.html, replace(found, job=job))
     return 0
 
 

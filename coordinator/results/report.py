@@ -27,8 +27,9 @@ _NAME_WIDTH = 42
 class OperatorRow:
     """One fused operator in the report; shares are of the summed kernel time of the model.
 
-    ``half_width_us`` is how far the 95 % interval of the tuned time reaches from it at most, and
-    ``tied`` how many others could not be told from the winner; None and 0 without finals.
+    ``interval_us`` is the 95 % interval of the tuned time, ``half_width_us`` how far it reaches
+    from it at most, and ``tied`` how many others could not be told from the winner; None and 0
+    without finals.
     """
 
     name: str
@@ -40,6 +41,7 @@ class OperatorRow:
     trials: int
     half_width_us: float | None = None
     tied: int = 0
+    interval_us: tuple[float, float] | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -65,6 +67,7 @@ def operator_rows(tasks: Iterable[TaskProgress]) -> list[OperatorRow]:
             trials=task.trials,
             half_width_us=_half_width_us(task),
             tied=task.tied,
+            interval_us=_interval_us(task),
         )
         for task in tasks
     ]
@@ -77,12 +80,20 @@ def _final_us(task: TaskProgress) -> float | None:
     return min(known) if known else None
 
 
-def _half_width_us(task: TaskProgress) -> float | None:
-    """How far the interval reaches from the median on its longer side."""
+def _interval_us(task: TaskProgress) -> tuple[float, float] | None:
+    """The interval of what the package runs, if that is the tuned kernel and was in finals."""
     tuned, low, high = task.tuned_us, task.tuned_low_us, task.tuned_high_us
     if tuned is None or low is None or high is None or tuned != _final_us(task):
         return None
-    return max(tuned - low, high - tuned)
+    return low, high
+
+
+def _half_width_us(task: TaskProgress) -> float | None:
+    """How far the interval reaches from the median on its longer side."""
+    interval, tuned = _interval_us(task), task.tuned_us
+    if interval is None or tuned is None:
+        return None
+    return max(tuned - interval[0], interval[1] - tuned)
 
 
 def _share(weight: int, latency_us: float | None, total_us: float) -> float | None:
@@ -256,7 +267,7 @@ def _engine_ms(result: ModelResult | None, name: str) -> float | None:
 
 def _engine(one: EngineResult, tuned_ms: float) -> str:
     """One engine's line: its time, and how the tuned model compares."""
-    name = f"{_title(one.name)} {one.version}".rstrip()
+    name = f"{engine_title(one.name)} {one.version}".rstrip()
     if one.latency_ms is None:
         return f"{name}: {one.error or 'not measured'}"
     ratio = f"{one.latency_ms / tuned_ms:.2f}×" if tuned_ms else "–"
@@ -272,13 +283,15 @@ def _packaged(result: ModelResult) -> str:
     if result.engine == OWN:
         against = "no other engine was timed" if not peers else "no engine is faster"
         return f"the tuned model: {against}"
-    return f"{_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+    return (
+        f"{engine_title(result.engine)}, faster than the tuned model: {result.packaged_ms:.3f} ms"
+    )
 
 
 def _region(one: RegionResult) -> str:
     """A region's line: where it runs in the mixture, and what it takes alone."""
-    times = ", ".join(f"{_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
-    return f"{one.first} to {one.last}: {_title(one.engine)} ({times})"
+    times = ", ".join(f"{engine_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
+    return f"{one.first} to {one.last}: {engine_title(one.engine)} ({times})"
 
 
 def _parts(operators: Sequence[str]) -> str:
@@ -313,7 +326,8 @@ def arithmetic_ms(tasks: Iterable[TaskProgress]) -> float | None:
     return sum(task.weight * task.flops for task in tasks) / rate / 1e3 if rate else None
 
 
-def _title(name: str) -> str:
+def engine_title(name: str) -> str:
+    """What people call an engine."""
     known = engine(name)
     return name if known is None else known.title
 

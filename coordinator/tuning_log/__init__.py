@@ -5,14 +5,17 @@ The only sub-package that imports SQLAlchemy and Alembic; the others meet it as 
 
 from .cost_models import RankingRecord
 from .evidence import Evidence, is_final, turns_s
+from .history import History, HistoryRecord
 from .measurements import BestRecord, Outcome
 from .store import TuningLog
-from .urls import default_url, display_url, normalise_url
+from .urls import default_url, display_url, normalise_url, sqlite_file
 from .values import tool_versions_key
 
 __all__ = [
     "BestRecord",
     "Evidence",
+    "History",
+    "HistoryRecord",
     "Outcome",
     "RankingRecord",
     "TuningLog",
@@ -20,6 +23,7 @@ __all__ = [
     "display_url",
     "is_final",
     "normalise_url",
+    "sqlite_file",
     "tool_versions_key",
     "turns_s",
 ]

@@ -20,6 +20,7 @@ from . import evidence as pooled
 from .cost_models import RankingRecord
 from .database import Database
 from .evidence import Evidence
+from .history import History, history
 from .measurements import BestRecord, Outcome, Result
 from .upgrade import require_current, upgrade
 from .urls import normalise_url
@@ -219,6 +220,11 @@ class TuningLog:
         """Candidates tried of each workload, each once, without the untuned."""
         with self._database.read() as connection:
             return measurements.trials_per_task(connection, workload_keys, device_kind, cold_cache)
+
+    def history(self, job_id: str) -> History:
+        """What a job had measured, oldest first, and what was known before; empty if nothing."""
+        with self._database.read() as connection:
+            return history(connection, job_id)
 
     # ------------------------------------------------------------------------- devices
 

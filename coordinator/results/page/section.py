@@ -1,0 +1,55 @@
+"""What a section of the page is made of: values, no HTML but that of the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from coordinator.tuning_log import History
+from protos.records import Job
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What is known of a job. ``history`` is None where it can't be had from ``source``."""
+
+    job: Job
+    source: str
+    history: History | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; numbers are aligned to the right."""
+
+    heading: str
+    numbers: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings; ``marked`` are the rows that stand out."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: frozenset[int] = frozenset()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: what is to be seen, in a sentence or two, then pictures, then tables."""
+
+    key: str
+    title: str
+    words: tuple[str, ...] = ()
+    pictures: tuple[Markup, ...] = field(default=(), repr=False)
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def words(heading: str) -> Column:
+    """A column of text."""
+    return Column(heading, numbers=False)

@@ -1,0 +1,116 @@
+"""What one job had measured, in the order in which it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus
+
+from .schema import measurements
+
+_REPEATED = "same-"
+"""A lease of this name is no device's: it repeats what is known of the same bytes."""
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """One measurement; ``busy_s`` is device time, 0 where none was needed.
+
+    ``trial`` is false for the untuned program and for what the log knew before the job began.
+    """
+
+    measured_at: float
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    latency_us: float | None = None
+    busy_s: float = 0.0
+    device: str = ""
+    untuned: bool = False
+    trial: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """A job's measurements, and the fastest time of each workload that the log had before them."""
+
+    records: tuple[HistoryRecord, ...] = ()
+    best_before_us: Mapping[str, float] = field(default_factory=dict)
+
+
+def history(connection: sa.Connection, job_id: str) -> History:
+    """All of a job's measurements; empty if it made none."""
+    rows = connection.execute(_query(job_id)).all()
+    if not rows:
+        return History()
+    first = rows[0]
+    keys = list(dict.fromkeys(row.workload_key for row in rows))
+    untuned = {Candidate(key, UNTUNED_TRACE).key for key in keys}
+    known = _known_before(connection, job_id, first)
+    return History(
+        tuple(_record(row, untuned, known) for row in rows),
+        _best_before(connection, first, keys),
+    )
+
+
+def _query(job_id: str) -> sa.Select[Any]:
+    m = measurements.c
+    wanted = (m.id, m.measured_at, m.lease_id, m.workload_key, m.candidate_key, m.device_kind)
+    outcome = (m.status, m.latency_us, m.busy_s, m.device, m.cold_cache)
+    return sa.select(*wanted, *outcome).where(m.job_id == job_id).order_by(m.id)
+
+
+def _record(row: sa.Row[Any], untuned: set[str], known: set[str]) -> HistoryRecord:
+    is_untuned = row.candidate_key in untuned
+    repeated = (row.lease_id or "").startswith(_REPEATED)
+    return HistoryRecord(
+        measured_at=row.measured_at,
+        workload_key=row.workload_key,
+        candidate_key=row.candidate_key,
+        status=MeasurementStatus[row.status],
+        latency_us=row.latency_us,
+        busy_s=0.0 if repeated else row.busy_s or 0.0,
+        device=row.device or "",
+        untuned=is_untuned,
+        trial=not is_untuned and row.candidate_key not in known,
+    )
+
+
+def _before(first: sa.Row[Any], table: Any) -> sa.ColumnElement[bool]:
+    """Older records that answer for the job's device and caches."""
+    return sa.and_(
+        table.device_kind == first.device_kind,
+        table.cold_cache.is_(sa.true() if first.cold_cache else sa.false()),
+        table.id < first.id,
+    )
+
+
+def _known_before(connection: sa.Connection, job_id: str, first: sa.Row[Any]) -> set[str]:
+    """Those of the job's candidates that were tried before it."""
+    mine, older = measurements.alias("mine").c, measurements.alias("older").c
+    earlier = sa.exists().where(
+        _before(first, older),
+        older.workload_key == mine.workload_key,
+        older.candidate_key == mine.candidate_key,
+    )
+    query = sa.select(mine.candidate_key).distinct().where(mine.job_id == job_id, earlier)
+    return set(connection.execute(query).scalars())
+
+
+def _best_before(
+    connection: sa.Connection, first: sa.Row[Any], keys: list[str]
+) -> dict[str, float]:
+    m = measurements.c
+    found = {}
+    for key in keys:
+        query = sa.select(sa.func.min(m.latency_us)).where(
+            _before(first, m), m.workload_key == key, m.latency_us.is_not(None)
+        )
+        latency_us = connection.execute(query).scalar_one()
+        if latency_us is not None:
+            found[key] = latency_us
+    return found
