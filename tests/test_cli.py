@@ -100,7 +100,7 @@ def test_an_operator_that_can_not_be_imported(run: Run, tmp_path: Path) -> None:
     node = helper.make_node("Wobble", ["x"], ["y"], "wobbly", domain="org.example")
     path = tmp_path / "own.onnx"
     path.write_bytes(models.make_model([node], {"x": (1, 3)}, {"y": (1, 3)}))
-    refused(run("tune", path), 2, "org.example.Wobble", "'wobbly'", "Export the model without")
+    refused(run("tune", path), 2, "org.example.Wobble", "'wobbly'", "export the model without")
 
 
 def test_a_shape_that_is_not_the_models(run: Run, model: Path) -> None:
