@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,30 @@ from coordinator.frontend.target import resolve_target
 from coordinator.package.manifest import Manifest
 from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_parts
-from coordinator.results.difference import MAX_EXAMPLE_BYTES, expose_intermediates, first_wrong
+from coordinator.results.difference import (
+    MAX_EXAMPLE_BYTES,
+    Difference,
+    expose_intermediates,
+    first_wrong,
+)
+from coordinator.results.packaged import Packaged
 from coordinator.results.verify import load_examples, make_examples
+from coordinator.tuning_log import Evidence
 from device_agent.devices.cpu import describe_cpu
 from device_agent.model_runner import ModelRunner
-from protos.records import Artifact, EvaluatorConfig, MeasurementStatus, ModelVariant, ModelWork
+from protos.records import (
+    UNTUNED_TRACE,
+    Artifact,
+    Candidate,
+    Circumstances,
+    EvaluatorConfig,
+    JobSpec,
+    MeasurementStatus,
+    ModelMeasurement,
+    ModelVariant,
+    ModelWork,
+    Telemetry,
+)
 from tests import models
 
 TARGET = resolve_target("auto", threads=1)
@@ -99,3 +119,71 @@ def test_the_device_names_the_first_wrong_tensor(culprit: str | None) -> None:
         assert result.status is MeasurementStatus.WRONG_OUTPUT
         assert exposed.operators[result.wrong_output].startswith("Gemm (node 'multiply/")
         assert "output 'biased' of example 1 differs" in result.error
+
+
+class Device:
+    """This machine, without a farm around."""
+
+    async def measure(
+        self,
+        ways: Mapping[str, Packaged],
+        examples: bytes,
+        evaluator: EvaluatorConfig | None = None,
+    ) -> ModelMeasurement:
+        once = evaluator or EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1)
+        variants = tuple(
+            [ModelVariant(name, Artifact.of((await way.wheel())[1])) for name, way in ways.items()]
+        )
+        runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
+        try:
+            work = ModelWork(variants, Artifact.of(examples), once, 1)
+            run = runner.run(work, lambda artifact: artifact.data)
+        finally:
+            runner.close()
+        circumstances = Circumstances("test", {}, once, 1, (0,), False, Telemetry(), Telemetry())
+        return ModelMeasurement("lease", run.variants, circumstances)
+
+
+async def run_here(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def difference(data: bytes) -> Difference:
+    imported = import_model(data, {}, TARGET)
+    manifest = Manifest(
+        model_file="wrong.onnx",
+        model_sha256="ab" * 32,
+        target_json=TARGET,
+        cpu_features=(),
+        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
+        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
+    )
+    spec = JobSpec("wrong", "ab" * 32, TARGET, trials=1)
+    examples = make_examples(data, {}, 2, 0)
+    return Difference(spec, data, imported, manifest, run_here, Device().measure, examples)
+
+
+def test_what_the_frontend_means_something_else_by_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = asyncio.run(difference(models.small_model()).of_import(2))
+    assert found == "Each operator alone is right (no difference)"
+
+    def other_examples(*arguments: Any) -> bytes:
+        """As if ONNX Runtime computed something else than TVM from the second tensor on."""
+        data = io.BytesIO()
+        with np.load(io.BytesIO(make_examples(*arguments))) as archive:
+            np.savez(data, **{k: v + 1 if k.startswith("out") else v for k, v in archive.items()})
+        return data.getvalue()
+
+    monkeypatch.setattr("coordinator.results.difference.make_examples", other_examples)
+    found = asyncio.run(difference(models.small_model()).of_import(2))
+    assert found.startswith("The first operator that differs is Gemm (node 'multiply/")
+    assert "output 'biased' of example 0 differs" in found
+
+
+def test_no_record_is_blamed_if_the_model_is_right() -> None:
+    one = difference(models.small_model())
+    (task,) = one.imported.tasks
+    choice = {task.workload_key: Evidence(Candidate(task.workload_key, UNTUNED_TRACE), 1.0)}
+    assert asyncio.run(one.of_records(choice)).startswith("Made once more it is right")

@@ -146,7 +146,10 @@ class Device:
         self.checked: list[dict[str, MeasurementStatus]] = []
 
     async def measure(
-        self, ways: Mapping[str, Packaged], examples: bytes, evaluator: EvaluatorConfig
+        self,
+        ways: Mapping[str, Packaged],
+        examples: bytes,
+        evaluator: EvaluatorConfig | None = None,
     ) -> ModelMeasurement:
         variants = tuple(
             [ModelVariant(name, Artifact.of((await way.wheel())[1])) for name, way in ways.items()]
@@ -164,7 +167,7 @@ class Device:
             VariantResult(one.name, one.status, (times[one.name] / 1e3,)) for one in run.variants
         )
         circumstances = Circumstances(
-            "test", {}, evaluator, 1, (0,), False, Telemetry(), Telemetry()
+            "test", {}, evaluator or once, 1, (0,), False, Telemetry(), Telemetry()
         )
         return ModelMeasurement("lease", faked, circumstances)
 
@@ -201,7 +204,7 @@ def test_a_mixture_is_made_of_what_is_fastest_and_computes_the_same() -> None:
     assert [region.engine for region in found.regions] == [OWN, OWN, "onnxruntime"]
     assert dict(found.regions[0].latency_ms) == times[0]
     examples = make_examples(data, {}, 2, 0)
-    asyncio.run(device.measure({"mixed": found.way}, examples, EvaluatorConfig()))
+    asyncio.run(device.measure({"mixed": found.way}, examples))
     assert device.checked[-1] == {"mixed": MeasurementStatus.OK}
 
 

@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.onnx_model import fold, load_model, operator
-from protos.records import Shape
+from coordinator.frontend.tasks import call_order
+from coordinator.package.manifest import Manifest
+from coordinator.results.compile import compile_parts
+from coordinator.results.packaged import Measure, Packaged, Run
+from coordinator.results.selection import Selection
+from coordinator.results.verify import make_examples
+from protos.errors import BadModel, JobFailed
+from protos.records import JobSpec, MeasurementStatus, Shape, VariantResult
 
 MAX_EXAMPLE_BYTES = 256 << 20
 """All intermediate tensors of the examples together; of a larger model fewer examples are taken."""
@@ -63,6 +71,70 @@ def expose_intermediates(data: bytes, shapes: Mapping[str, Shape]) -> Exposed:
 
 def _elements(value: Any) -> int:
     return math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A wrong model, its manifest and examples; a builder's ``run``, ``measure`` on the device."""
+
+    spec: JobSpec
+    model: bytes
+    imported: ImportedModel
+    manifest: Manifest
+    run: Run
+    measure: Measure
+    examples: bytes = field(repr=False)
+
+    async def of_import(self, most: int) -> str:
+        """Which operator the frontend means something else by than ONNX Runtime, as a sentence.
+
+        By ``most`` examples at most.
+        """
+        spec = self.spec
+        try:
+            exposed: Exposed = await self.run(expose_intermediates, self.model, spec.shapes)
+            count = exposed.examples(most)
+            examples = await self.run(make_examples, exposed.model, {}, count, spec.seed)
+            imported: ImportedModel = await self.run(
+                import_model, exposed.model, {}, spec.target_json
+            )
+            parts = await self.run(compile_parts, imported.parts, spec.target_json, {})
+        except (BadModel, JobFailed) as error:
+            return f"The first operator that differs could not be found out: {error}"
+        outputs = tuple((tensor.name, tensor.spec) for tensor in imported.outputs)
+        way = Packaged(parts, replace(self.manifest, outputs=outputs))
+        result = await self._check(way, examples)
+        if not result.wrong_output:
+            return f"Each operator alone is right ({result.error or 'no difference'})"
+        where = exposed.operators[result.wrong_output]
+        return f"The first operator that differs is {where}: {result.error}"
+
+    async def of_records(self, choice: Selection) -> str:
+        """Which record computes something else than its operator, as a sentence."""
+        names = {task.workload_key: task.name for task in self.imported.tasks}
+        modules = [part.module_json for part in self.imported.parts if part.ours]
+        order: Sequence[str] = await self.run(call_order, modules)
+
+        async def is_wrong(keys: Sequence[str]) -> bool:
+            traces = {key: choice[key].candidate.trace_json for key in keys}
+            parts = await self.run(
+                compile_parts, self.imported.parts, self.spec.target_json, traces
+            )
+            result = await self._check(Packaged(parts, self.manifest), self.examples)
+            return result.status is MeasurementStatus.WRONG_OUTPUT
+
+        key = await first_wrong([key for key in order if key in choice], is_wrong)
+        if key is None:
+            return "Made once more it is right: the device may be unreliable"
+        return (
+            f"The first operator that differs is {names[key]!r}, with the record "
+            f"{choice[key].candidate.key} of the tuning log, which computes something else"
+        )
+
+    async def _check(self, way: Packaged, examples: bytes) -> VariantResult:
+        """One way to run the model against the examples, on the device."""
+        measurement = await self.measure({"checked": way}, examples)
+        return measurement.variants[0]
 
 
 async def first_wrong(

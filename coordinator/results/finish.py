@@ -9,13 +9,12 @@ from dataclasses import replace
 
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
-from coordinator.frontend.importer import ImportedModel, import_model
+from coordinator.frontend.importer import ImportedModel
 from coordinator.frontend.target import cpu_flags
-from coordinator.frontend.tasks import call_order
 from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Record
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts, refused_traces
-from coordinator.results.difference import Exposed, expose_intermediates, first_wrong
+from coordinator.results.difference import Difference
 from coordinator.results.engines import (
     choose_engine,
     engine_manifest,
@@ -29,7 +28,7 @@ from coordinator.results.verify import make_examples
 from coordinator.tuning_log import Evidence, TuningLog
 from device_agent.build import tool_versions
 from protos.engines import REFERENCE_ENGINE
-from protos.errors import BadModel, JobFailed
+from protos.errors import JobFailed
 from protos.median import median_interval
 from protos.records import (
     MIXED,
@@ -100,22 +99,19 @@ class Finisher:
             known[key] = await asyncio.to_thread(
                 self._log.evidence, key, self._device.kind, self._job.spec.cold_cache
             )
-        choices = await self._choose(known)
         versions = await self._builders.run(tool_versions)
-        key = self._key(choices, versions)
-        packaged = await asyncio.to_thread(self._log.package, key)
-        if packaged is not None:
-            return packaged[0]
+        for choose in (_as_they_are, self._that_apply):  # the second takes some seconds
+            choices = await choose(known)
+            key = self._key(choices, versions)
+            packaged = await asyncio.to_thread(self._log.package, key)
+            if packaged is not None:
+                return packaged[0]
         await stage("compiling the untuned and the tuned model")
         ways, examples = await self._make(choices, versions)
         await stage("verifying and timing the whole model")
         measurement = await self._measure(ways, examples)
         best = _best(measurement, len(choices))
-        wrong = [one for one in measurement.variants if one.name in (UNTUNED, best.name)]
-        if any(one.status is MeasurementStatus.WRONG_OUTPUT for one in wrong):
-            await stage("finding the operator that differs")
-            choice = choices[_index(best.name)]
-            raise JobFailed(await self._difference(wrong[0], best, choice, ways, examples))
+        await self._refuse_wrong(stage, measurement, best, choices, ways, examples)
         regions: tuple[RegionResult, ...] = ()
         mixture = await self._mixture(stage, ways, measurement, best, choices)
         if mixture is not None:
@@ -131,8 +127,8 @@ class Finisher:
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
 
-    async def _choose(self, known: dict[str, list[Evidence]]) -> list[Selection]:
-        """The choices of records that are compiled, of records that can be."""
+    async def _that_apply(self, known: dict[str, list[Evidence]]) -> list[Selection]:
+        """The choices of records, without those whose traces don't apply."""
         while True:
             choices = selections(known)
             refused: set[tuple[str, str]] = await self._builders.run(
@@ -269,60 +265,32 @@ class Finisher:
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 
-    async def _difference(
+    async def _refuse_wrong(
         self,
-        untuned: VariantResult,
+        stage: Stage,
+        measurement: ModelMeasurement,
         tuned: VariantResult,
-        choice: Selection,
+        choices: Sequence[Selection],
         ways: Mapping[str, Packaged],
         examples: bytes,
-    ) -> str:
-        """What to say of a model that is wrong, with the first operator that differs."""
-        if untuned.status is MeasurementStatus.WRONG_OUTPUT:
-            where = await self._imported_wrongly(ways[UNTUNED].manifest)
-            return f"{_WRONG.format('untuned')}: {untuned.error}. {where}"
-        names = {task.workload_key: task.name for task in self._imported.tasks}
-        modules = [part.module_json for part in self._imported.parts if part.ours]
-        order = await self._builders.run(call_order, modules)
-
-        async def is_wrong(keys: Sequence[str]) -> bool:
-            parts = await self._compile({key: choice[key].candidate.trace_json for key in keys})
-            way = Packaged(parts, ways[tuned.name].manifest)
-            result = await self._check(way, examples)
-            return result.status is MeasurementStatus.WRONG_OUTPUT
-
-        key = await first_wrong([key for key in order if key in choice], is_wrong)
-        if key is None:
-            where = "Made once more it is right: the device may be unreliable"
+    ) -> None:
+        """Raise JobFailed, with the first operator that differs, if the model is wrong."""
+        (untuned,) = (one for one in measurement.variants if one.name == UNTUNED)
+        wrong = next(
+            (one for one in (untuned, tuned) if one.status is MeasurementStatus.WRONG_OUTPUT), None
+        )
+        if wrong is None:
+            return
+        await stage("finding the operator that differs")
+        difference = Difference(
+            *(self._job.spec, self._model, self._imported, ways[wrong.name].manifest),
+            *(self._builders.run, self._measure, examples),
+        )
+        if wrong is untuned:
+            name, where = UNTUNED, await difference.of_import(EXAMPLES)
         else:
-            where = (
-                f"The first operator that differs is {names[key]!r}, with the record "
-                f"{choice[key].candidate.key} of the tuning log, which computes something else"
-            )
-        return f"{_WRONG.format('tuned')}: {tuned.error}. {where}"
-
-    async def _imported_wrongly(self, manifest: Manifest) -> str:
-        """Which operator the frontend means something else by than ONNX Runtime."""
-        spec, run = self._job.spec, self._builders.run
-        try:
-            exposed: Exposed = await run(expose_intermediates, self._model, spec.shapes)
-            count = exposed.examples(EXAMPLES)
-            examples = await run(make_examples, exposed.model, {}, count, spec.seed)
-            imported: ImportedModel = await run(import_model, exposed.model, {}, spec.target_json)
-            parts = await run(compile_parts, imported.parts, spec.target_json, {})
-        except (BadModel, JobFailed) as error:
-            return f"The first operator that differs could not be found out: {error}"
-        outputs = tuple((tensor.name, tensor.spec) for tensor in imported.outputs)
-        result = await self._check(Packaged(parts, replace(manifest, outputs=outputs)), examples)
-        if not result.wrong_output:
-            return f"Each operator alone is right ({result.error or 'no difference'})"
-        where = exposed.operators[result.wrong_output]
-        return f"The first operator that differs is {where}: {result.error}"
-
-    async def _check(self, way: Packaged, examples: bytes) -> VariantResult:
-        """One way to run the model against the examples, on the device."""
-        measurement = await self._measure({"checked": way}, examples)
-        return measurement.variants[0]
+            name, where = "tuned", await difference.of_records(choices[_index(tuned.name)])
+        raise JobFailed(f"{_WRONG.format(name)}: {wrong.error}. {where}")
 
     async def _package(
         self, ways: Mapping[str, Packaged], measurement: ModelMeasurement, tuned: VariantResult
@@ -363,6 +331,10 @@ class Finisher:
             mixed_ms=mixed_ms,
         )
         return result, package
+
+
+async def _as_they_are(known: Mapping[str, Sequence[Evidence]]) -> list[Selection]:
+    return selections(known)
 
 
 def _tuned(index: int) -> str:

@@ -9,19 +9,18 @@ others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from coordinator.frontend.importer import Region, find_regions, import_regions
 from coordinator.package.manifest import EngineUsed, Manifest
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts
-from coordinator.results.packaged import Packaged
+from coordinator.results.packaged import Measure, Packaged, Run
 from coordinator.results.placement import Cost, Placement, place, shares
 from coordinator.results.verify import slice_examples
-from protos.records import OWN, EvaluatorConfig, JobSpec, ModelMeasurement, RegionResult
+from protos.records import OWN, EvaluatorConfig, JobSpec, RegionResult
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +34,6 @@ not looked at: where one is twice as fast as the other, it is so nearly everywhe
 EXAMPLES = 2
 
 EVALUATOR = EvaluatorConfig(number=1, repeat=10, min_repeat_ms=20, timeout_s=120.0)
-
-Run = Callable[..., Awaitable[Any]]
-Measure = Callable[[Mapping[str, Packaged], bytes, EvaluatorConfig], Awaitable[ModelMeasurement]]
 
 
 def is_worth_a_look(own_ms: float, engines_ms: Sequence[float]) -> bool:
