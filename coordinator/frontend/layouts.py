@@ -12,7 +12,10 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-CHANNELS_LAST = {"relax.nn.conv2d": ["NHWC", "HWIO"]}
+CHANNELS_LAST = {
+    "relax.nn.conv2d": ["NHWC", "HWIO"],
+    "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM can lower it in no other layout
+}
 """What TVM's pass is asked for: feature maps, then weights."""
 
 _ELEMENTWISE = frozenset(
