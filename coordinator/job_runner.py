@@ -16,6 +16,7 @@ from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.learning import Learning
+from coordinator.limits import measure_limits
 from coordinator.results.engines import check_left_to_engine
 from coordinator.results.finish import Finisher
 from coordinator.search.proposer import SearchConfig
@@ -90,6 +91,7 @@ class JobRunner:
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:
                 await self._tune(imported, device, *helpers)
+                await self._measure_limits(device)
                 result = await self._finish(model, imported, device)
                 result = await self._tune_on(model, imported, device, result)
             finally:
@@ -253,6 +255,12 @@ class JobRunner:
                 "longer one to tune them, too",
                 self.job.job_id,
             )
+
+    async def _measure_limits(self, device: Device) -> None:
+        """What the kind of device can do at most, for the report; the first job has it measured."""
+        await self._set(stage="measuring the device's peak and bandwidth", remaining_s=None)
+        with self._clock.stage("limits"):
+            await measure_limits(self.job.job_id, device, self._fleet, self._builders, self._log)
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
         finisher = Finisher(

@@ -45,7 +45,10 @@ def canonical_json(value: object) -> str:
 
 @dataclass(frozen=True)
 class Device:
-    """What an agent says about the device it stands for."""
+    """What an agent says about the device it stands for.
+
+    ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
+    """
 
     name: str
     target_json: str
@@ -57,6 +60,7 @@ class Device:
     engine_versions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     cpu_features: tuple[str, ...] = ()
+    cache_bytes: int = 0
 
     @property
     def kind(self) -> str:
@@ -117,7 +121,7 @@ class TensorSpec:
     def size_bytes(self) -> int:
         """What its elements take."""
         bits = re.search(r"\d+$", self.dtype)
-        return math.prod(self.shape) * (int(bits[0]) + 7) // 8 if bits else math.prod(self.shape)
+        return (math.prod(self.shape) * (int(bits[0]) if bits else 8) + 7) // 8
 
 
 CANARY_ARGS = (TensorSpec((256, 32), "float32"),)

@@ -16,7 +16,8 @@ from coordinator.results.page import svg
 from coordinator.results.page.bars import Bar, bars
 from coordinator.results.page.scale import Scale, decades, from_zero, number
 from coordinator.results.page.section import ReportData
-from coordinator.tuning_log import History, HistoryRecord
+from coordinator.results.roofline import standings
+from coordinator.tuning_log import DeviceLimits, History, HistoryRecord
 from protos.records import (
     MIXED,
     EngineResult,
@@ -43,15 +44,33 @@ HISTORY = History(
 )
 
 
-def data(job: Job = JOB, history: History | None = HISTORY) -> ReportData:
-    return ReportData(job, "sqlite:///log.db", history)
+LIMITS = DeviceLimits("board", 100.0, 10.0, 50.0, 1 << 20)
+
+WITH_FLOPS = replace(
+    JOB,
+    tasks=(
+        replace(JOB.tasks[0], flops=1e5, moved_bytes=1_000_000),
+        replace(JOB.tasks[1], flops=1e6, moved_bytes=4_000),
+        replace(JOB.tasks[2], moved_bytes=9),
+        TaskProgress("reshape", "k4", 1, 2.0, 2.0, moved_bytes=2 << 20),
+    ),
+)
+
+
+def data(
+    job: Job = JOB, history: History | None = HISTORY, limits: DeviceLimits | None = None
+) -> ReportData:
+    return ReportData(job, "sqlite:///log.db", history, limits)
 
 
 def nasty_job() -> Job:
     """Everything that comes from outside is an attempt to break the page."""
     assert JOB.result is not None
     tasks = [replace(task, name=f"{NASTY}{task.name}") for task in JOB.tasks]
-    many = [TaskProgress(f"op{i}", f"x{i}", 1, 5.0 + i, 4.0, 1) for i in range(30)]
+    many = [
+        TaskProgress(f"op{i}", f"x{i}", 1, 5.0 + i, 4.0, 1, flops=1e4 * i, moved_bytes=5000 + i)
+        for i in range(30)
+    ]
     engines = (
         EngineResult(NASTY, NASTY, 2.0, 1.9, 2.2),
         EngineResult("openvino", NASTY, error=NASTY),
@@ -142,7 +161,7 @@ def test_every_picture_says_what_it_shows() -> None:
 
 
 def test_what_comes_from_outside_is_only_words() -> None:
-    page = html_report(data(nasty_job()), 0.0)
+    page = html_report(data(nasty_job(), limits=replace(LIMITS, device=NASTY)), 0.0)
     reader = Reader(page)
     assert NASTY in "".join(reader.words)
     assert not [tag for tag, _ in reader.elements if tag in ("script", "img", "link", "iframe")]
@@ -198,6 +217,38 @@ def test_a_mixture_is_shown_by_its_regions() -> None:
     picture = next(p for p in pictures(page) if "region" in (p[0].text or ""))
     chosen = [e.text for e in picture.iter("text") if e.get("class") == "label chosen"]
     assert chosen == ["1. tunefarm", "2. OpenVINO"]
+
+
+def test_what_is_left_to_win_is_the_time_above_the_roof() -> None:
+    found = standings(WITH_FLOPS.tasks, LIMITS, cold_cache=False)
+    assert [(one.name, one.cached) for one in found] == [
+        ("add", True),
+        ("conv", True),
+        ("reshape", False),
+    ]
+    add, conv, reshape = found
+    assert add.least_us == pytest.approx(1e6 / 50e9 * 1e6), "by bandwidth"
+    assert add.left_us == pytest.approx(2 * (25.0 - 20.0))
+    assert conv.least_us == conv.latency_us == pytest.approx(10.0), "by arithmetic"
+    assert (conv.intensity, conv.gflops) == (pytest.approx(250.0), pytest.approx(100.0))
+    assert reshape.left_us == 0.0, "faster than memory was when it was measured"
+    assert reshape.share_of_roof > 1.0
+    (cold, *_others) = standings(WITH_FLOPS.tasks, LIMITS, cold_cache=True)
+    assert not cold.cached
+    no_cache_known = replace(LIMITS, cache_bytes=0)
+    assert all(one.cached for one in standings(WITH_FLOPS.tasks, no_cache_known, cold_cache=False))
+
+
+def test_the_roofline_needs_limits_and_operators() -> None:
+    page = html_report(data(WITH_FLOPS, limits=LIMITS), 0.0)
+    text = Reader(page).text
+    assert "The operators take 0.0820 ms of an inference; at the device's roof" in text
+    assert "100 % are in add" in text
+    picture = next(p for p in pictures(page) if "roof" in (p[0].text or ""))
+    points = [e for e in picture.iter("circle") if e.get("class") == "operator"]
+    assert len(points) == 2, "an operator without arithmetic has no place in it"
+    assert "roofline-picture" not in html_report(data(limits=LIMITS), 0.0)
+    assert "roofline-picture" not in html_report(data(WITH_FLOPS), 0.0)
 
 
 # ------------------------------------------------------------------------- pictures
@@ -260,18 +311,18 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def page(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     path = tmp_path / "page.html"
-    path.write_text(html_report(data(request.param), 0.0), encoding="utf-8")
+    path.write_text(html_report(data(request.param, limits=LIMITS), 0.0), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("page", [JOB, nasty_job()], ids=["plain", "nasty"], indirect=True)
+@pytest.mark.parametrize("page", [WITH_FLOPS, nasty_job()], ids=["plain", "nasty"], indirect=True)
 def test_a_browser_shows_it_without_a_complaint_or_a_request(chromium: Browser, page: Path) -> None:
     chromium.open(page)
     sizes = chromium.ask(
         "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect())"
         ".map(r => [r.width, r.height])"
     )
-    assert len(sizes) == 3
+    assert len(sizes) == 4
     assert all(width > 400 and height > 100 for width, height in sizes)
     assert chromium.ask("document.querySelectorAll('svg text').length") > 20
     assert chromium.ask("document.documentElement.scrollWidth <= window.innerWidth")
@@ -290,7 +341,7 @@ _OUTSIDE = """
 """
 
 
-@pytest.mark.parametrize("page", [JOB, nasty_job()], ids=["plain", "nasty"], indirect=True)
+@pytest.mark.parametrize("page", [WITH_FLOPS, nasty_job()], ids=["plain", "nasty"], indirect=True)
 def test_no_words_of_a_picture_are_cut_off(chromium: Browser, page: Path) -> None:
     chromium.open(page)
     assert chromium.ask(_OUTSIDE) == []

@@ -38,6 +38,7 @@ HEAVY_PLACES = {
     "tvm": (
         "device_agent.build",
         "coordinator.canary",
+        "coordinator.limit_kernels",
         "coordinator.search",
         "coordinator.frontend",
         "coordinator.results",

@@ -64,6 +64,7 @@ DEVICE = records.Device(
     engine_versions={"onnxruntime": "1.31.1"},
     host="shelf",
     cpu_features=("asimd", "dotprod"),
+    cache_bytes=2 << 20,
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
 EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)
@@ -564,3 +565,17 @@ def test_generated_stubs_are_current() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [
+        ((3, 5), "float32", 60),
+        ((7,), "int8", 7),
+        ((7,), "bool", 7),
+        ((3,), "int4", 2),
+        ((), "float64", 8),
+    ],
+)
+def test_what_a_tensors_elements_take(shape: tuple[int, ...], dtype: str, size: int) -> None:
+    assert records.TensorSpec(shape, dtype).size_bytes == size

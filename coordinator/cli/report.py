@@ -13,9 +13,11 @@ from coordinator.cli import options as shared
 from coordinator.cli.jobs import headline
 from coordinator.client import FarmClient
 from protos.errors import BadRequest, NotFound
+from protos.records import Job
 
 if TYPE_CHECKING:
     from coordinator.results.page.section import ReportData
+    from coordinator.tuning_log import TuningLog
 
 LATEST = "latest"
 
@@ -115,9 +117,17 @@ def report_of(url: str, job_id: str) -> ReportData:
             if not newest:
                 raise _no_job(f"the tuning log {display_url(url)}")
             job_id = newest[0].job_id
-        return ReportData(log.job(job_id), display_url(url), log.history(job_id))
+        job, history = log.job(job_id), log.history(job_id)
+        kind = history.device_kind or _only_kind(log, job)
+        return ReportData(job, display_url(url), history, log.limits(kind))
     finally:
         log.close()
+
+
+def _only_kind(log: TuningLog, job: Job) -> str:
+    """The kind of device of a job that measured nothing, if there is only one; otherwise empty."""
+    kinds = {d.kind for d in log.devices() if d.target_json == job.spec.target_json}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _of_log(options: argparse.Namespace) -> ReportData:

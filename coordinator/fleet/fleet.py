@@ -73,10 +73,12 @@ class Fleet:
         work: KernelWork,
         trials: Sequence[tuple[Candidate, Artifact, float | None]],
         clock: StageClock,
+        kept: bool = True,
     ) -> list[Measurement]:
         """Measure candidates (artifact and predicted score with each) on devices of one kind.
 
-        What sending them takes is on ``clock`` as the stage ``transfer``.
+        What sending them takes is on ``clock`` as the stage ``transfer``. Measurements that are not
+        ``kept`` are not written into the log.
         """
         loop = asyncio.get_running_loop()
         pending = [
@@ -84,7 +86,7 @@ class Fleet:
             for candidate, artifact, score in trials
         ]
         batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(job_id, kind, work, list(pending), clock)
+        self._batches[batch_id] = Batch(job_id, kind, work, list(pending), clock, kept=kept)
         self.dispatch()
         try:
             return list(await asyncio.gather(*(trial.result for trial in pending)))
@@ -234,7 +236,8 @@ class Fleet:
             (held.batch.job_id, kind, trial.candidate, result, trial.predicted_score)
             for trial, result in results
         ]
-        await asyncio.to_thread(self._log.record_many, rows)
+        if held.batch.kept:
+            await asyncio.to_thread(self._log.record_many, rows)
         for trial, result in results:
             if result.status is MeasurementStatus.SUSPECT and self._goes_on(held, trial):
                 held.suspect.add(trial.candidate.key)  # leased again when this lease ends

@@ -42,7 +42,8 @@ class Batch:
     """Trials of one workload (``work`` without trials), or one run of a whole model.
 
     ``kind`` is the kind of device that it is for. ``clock`` counts what sending trials takes; the
-    model's transfer belongs to packaging.
+    model's transfer belongs to packaging. Measurements that are not ``kept`` are no experiments on
+    an operator: the log does not get them.
     """
 
     job_id: str
@@ -53,6 +54,7 @@ class Batch:
     model_result: asyncio.Future[ModelMeasurement] | None = None
     model_waits: bool = False
     model_attempts: int = 0
+    kept: bool = True
 
     @property
     def left(self) -> int:

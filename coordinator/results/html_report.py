@@ -15,6 +15,7 @@ from typing import Any
 from coordinator.results.page.latency import latency
 from coordinator.results.page.operators import operator_times
 from coordinator.results.page.regions import regions
+from coordinator.results.page.roofline import roof
 from coordinator.results.page.scale import difference, number
 from coordinator.results.page.section import ReportData, Section
 from coordinator.results.page.tuning import cost, curve
@@ -25,6 +26,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     latency,
     operator_times,
     regions,
+    roof,
     curve,
     cost,
 )

@@ -55,15 +55,15 @@ def operator_rows(tasks: Iterable[TaskProgress]) -> list[OperatorRow]:
     """The operators, those first that take most of the untuned model."""
     tasks = list(tasks)
     before = sum(task.weight * (task.untuned_us or 0.0) for task in tasks)
-    after = sum(task.weight * (_final_us(task) or 0.0) for task in tasks)
+    after = sum(task.weight * (final_us(task) or 0.0) for task in tasks)
     rows = [
         OperatorRow(
             name=task.name,
             weight=task.weight,
             untuned_us=task.untuned_us,
-            tuned_us=_final_us(task),
+            tuned_us=final_us(task),
             share_before=_share(task.weight, task.untuned_us, before),
-            share_after=_share(task.weight, _final_us(task), after),
+            share_after=_share(task.weight, final_us(task), after),
             trials=task.trials,
             half_width_us=_half_width_us(task),
             tied=task.tied,
@@ -74,7 +74,7 @@ def operator_rows(tasks: Iterable[TaskProgress]) -> list[OperatorRow]:
     return sorted(rows, key=lambda row: (-(row.share_before or 0.0), row.name))
 
 
-def _final_us(task: TaskProgress) -> float | None:
+def final_us(task: TaskProgress) -> float | None:
     """What the package runs: the tuned kernel, or the untuned one where no trial was better."""
     known = [value for value in (task.tuned_us, task.untuned_us) if value is not None]
     return min(known) if known else None
@@ -83,7 +83,7 @@ def _final_us(task: TaskProgress) -> float | None:
 def _interval_us(task: TaskProgress) -> tuple[float, float] | None:
     """The interval of what the package runs, if that is the tuned kernel and was in finals."""
     tuned, low, high = task.tuned_us, task.tuned_low_us, task.tuned_high_us
-    if tuned is None or low is None or high is None or tuned != _final_us(task):
+    if tuned is None or low is None or high is None or tuned != final_us(task):
         return None
     return low, high
 
@@ -321,7 +321,7 @@ def _target(job: Job, result: ModelResult, target_ms: float) -> str:
 def arithmetic_ms(tasks: Iterable[TaskProgress]) -> float | None:
     """What the arithmetic of all operators takes at the highest rate that one of them reached."""
     tasks = list(tasks)
-    rates = [task.flops / us for task in tasks if (us := _final_us(task))]
+    rates = [task.flops / us for task in tasks if (us := final_us(task))]
     rate = max(rates, default=0.0)
     return sum(task.weight * task.flops for task in tasks) / rate / 1e3 if rate else None
 

@@ -36,10 +36,14 @@ class HistoryRecord:
 
 @dataclass(frozen=True)
 class History:
-    """A job's measurements, and the fastest time of each workload that the log had before them."""
+    """A job's measurements, and the fastest time of each workload that the log had before them.
+
+    ``device_kind`` is empty if there are none.
+    """
 
     records: tuple[HistoryRecord, ...] = ()
     best_before_us: Mapping[str, float] = field(default_factory=dict)
+    device_kind: str = ""
 
 
 def history(connection: sa.Connection, job_id: str) -> History:
@@ -54,6 +58,7 @@ def history(connection: sa.Connection, job_id: str) -> History:
     return History(
         tuple(_record(row, untuned, known) for row in rows),
         _best_before(connection, first, keys),
+        first.device_kind,
     )
 
 

@@ -220,6 +220,18 @@ devices = sa.Table(
     sa.Column("last_seen_at", sa.Double, nullable=False),
 )
 
+device_limits = sa.Table(
+    "device_limits",
+    metadata,
+    sa.Column("device_kind", sa.Text, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("peak_gflops", sa.Double, nullable=False),
+    sa.Column("memory_gb_s", sa.Double, nullable=False),
+    sa.Column("cache_gb_s", sa.Double, nullable=False),
+    sa.Column("cache_bytes", sa.BigInteger, nullable=False),
+    sa.Column("measured_at", sa.Double, nullable=False),
+)
+
 cost_models = sa.Table(
     "cost_models",
     metadata,

@@ -15,12 +15,13 @@ from protos.records import (
     TrialCounts,
 )
 
-from . import blobs, cost_models, devices, jobs, measurements
+from . import blobs, cost_models, devices, jobs, limits, measurements
 from . import evidence as pooled
 from .cost_models import RankingRecord
 from .database import Database
 from .evidence import Evidence
 from .history import History, history
+from .limits import DeviceLimits
 from .measurements import BestRecord, Outcome, Result
 from .upgrade import require_current, upgrade
 from .urls import normalise_url
@@ -242,6 +243,16 @@ class TuningLog:
         """How many measurements each device made, by its name."""
         with self._database.read() as connection:
             return measurements.per_device(connection)
+
+    def set_limits(self, device_kind: str, measured: DeviceLimits) -> None:
+        """Keep what a kind of device can do at most."""
+        with self._database.write() as connection:
+            limits.keep(connection, device_kind, measured)
+
+    def limits(self, device_kind: str) -> DeviceLimits | None:
+        """What a kind of device can do at most; None if that was not measured."""
+        with self._database.read() as connection:
+            return limits.known(connection, device_kind)
 
     # ------------------------------------------------------------------------- cost models
 

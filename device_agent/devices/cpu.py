@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from protos import engines, errors
 from protos.records import Device, canonical_json
 
 CPUINFO = Path("/proc/cpuinfo")
+CPUS = Path("/sys/devices/system/cpu")
 
 _V2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
@@ -162,7 +164,32 @@ def describe_cpu(
         engine_versions=engines.installed(),
         host=socket.gethostname(),
         cpu_features=simd_features(info.features),
+        cache_bytes=last_level_cache_bytes(CPUS, chosen),
     )
+
+
+def last_level_cache_bytes(folder: Path, cpus: Sequence[int]) -> int:
+    """What these CPUs' caches of the highest level hold together, each counted once.
+
+    ``folder`` is as /sys/devices/system/cpu; 0 if it says nothing of caches.
+    """
+    found: dict[tuple[int, str], int] = {}
+    for cpu in cpus:
+        for cache in folder.glob(f"cpu{cpu}/cache/index*"):
+            try:
+                kind = (cache / "type").read_text().strip()
+                level = int((cache / "level").read_text())
+                size = (cache / "size").read_text().strip()
+                shared = (cache / "shared_cpu_list").read_text().strip()
+            except (OSError, ValueError):
+                continue  # boards differ in what they say of a cache
+            if kind != "Instruction" and (match := re.fullmatch(r"(\d+)([KMG]?)", size)):
+                found[level, shared] = int(match[1]) << _SHIFTS[match[2]]
+    highest = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == highest)
+
+
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
 def tool_versions() -> dict[str, str]:

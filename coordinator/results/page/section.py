@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from coordinator.tuning_log import History
+from coordinator.tuning_log import DeviceLimits, History
 from protos.records import Job
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """What is known of a job. ``history`` is None where it can't be had from ``source``."""
+    """What is known of a job.
+
+    ``history`` is None where it can't be had from ``source``, ``limits`` where those of the job's
+    kind of device are not known.
+    """
 
     job: Job
     source: str
     history: History | None = None
+    limits: DeviceLimits | None = None
 
 
 @dataclass(frozen=True)
