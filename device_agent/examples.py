@@ -1,7 +1,9 @@
 """A model's examples and when its outputs are right.
 
 Examples are an .npz with ``in<i>/<name>`` and ``out<i>/<name>``; ``softmax/<name>``, whatever it
-holds, says that an output is what a softmax gave.
+holds, says that an output is what a softmax gave. ``tolerance/<name>`` holds two numbers, by how
+much an element and the root mean square of an output may differ: of a quantised model, where one
+value on the other side of a half changes all that follows.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,16 +31,19 @@ LEAST_PROBABILITY = 1e-30
 SMALLEST_RANGE = 1e-6
 
 _SOFTMAX = "softmax/"
+_TOLERANCE = "tolerance/"
 _NAME = re.compile(r"(in|out)(\d+)/(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs and the outputs expected of them, by name, and which of these a softmax gave."""
+    """Inputs and the outputs expected of them, by name, which of these a softmax gave, and which
+    may differ by how much: any element, and the root mean square, in the output's unit."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     probabilities: frozenset[str] = frozenset()
+    tolerances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,16 @@ def read_examples(data: bytes) -> list[Example]:
     inputs: dict[int, dict[str, Array]] = {}
     outputs: dict[int, dict[str, Array]] = {}
     probabilities = set()
+    tolerances: dict[str, tuple[float, float]] = {}
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             for key in file.files:
                 if key.startswith(_SOFTMAX):
                     probabilities.add(key.removeprefix(_SOFTMAX))
+                    continue
+                if key.startswith(_TOLERANCE):
+                    largest, rms = file[key]
+                    tolerances[key.removeprefix(_TOLERANCE)] = float(largest), float(rms)
                     continue
                 match = _NAME.fullmatch(key)
                 if match is None:
@@ -73,7 +83,7 @@ def read_examples(data: bytes) -> list[Example]:
     if not inputs or set(inputs) != set(outputs):
         raise errors.BadRequest("the examples need inputs and expected outputs, in pairs")
     given = frozenset(probabilities)
-    return [Example(inputs[index], outputs[index], given) for index in sorted(inputs)]
+    return [Example(inputs[index], outputs[index], given, tolerances) for index in sorted(inputs)]
 
 
 def compare_model(
@@ -99,7 +109,8 @@ def compare_model(
     for index, (example, got) in enumerate(zip(expected, actual, strict=True)):
         for name, reference in example.outputs.items():
             answer = got.get(name)
-            found = [_compare_output(reference, answer, ranges[name])]
+            allowed = example.tolerances.get(name)
+            found = [_compare_output(reference, answer, ranges[name], allowed)]
             if name in log_ranges and not found[0].wrong and answer is not None:
                 logs = _log(reference), _log(answer)
                 before = _compare_output(*logs, log_ranges[name])
@@ -127,7 +138,12 @@ def _range(reference: Array) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def _compare_output(reference: Array, output: Array | None, magnitude: float) -> ModelErrors:
+def _compare_output(
+    reference: Array,
+    output: Array | None,
+    magnitude: float,
+    allowed: tuple[float, float] | None = None,
+) -> ModelErrors:
     infinite = float("inf")
     if output is None:
         return ModelErrors(infinite, infinite, "is missing")
@@ -144,10 +160,22 @@ def _compare_output(reference: Array, output: Array | None, magnitude: float) ->
     largest = infinite if np.isnan(difference).any() else float(difference.max())
     relative = largest / magnitude
     tolerance = MAX_RELATIVE_ERROR.get(reference.dtype.name, 0.0)
-    if relative <= tolerance:
-        return ModelErrors(largest, relative)
-    return ModelErrors(
-        largest,
-        relative,
-        f"differs by {relative:.3g} of its range (at most {tolerance:g} is right)",
+    if allowed is not None:
+        tolerance = max(tolerance, allowed[0] / magnitude)
+    if relative > tolerance:
+        wrong = f"differs by {relative:.3g} of its range (at most {tolerance:.3g} is right)"
+        return ModelErrors(largest, relative, wrong)
+    if allowed is not None:
+        return ModelErrors(largest, relative, _too_many(difference, magnitude, allowed[1]))
+    return ModelErrors(largest, relative)
+
+
+def _too_many(difference: Array, magnitude: float, allowed: float) -> str:
+    """What is wrong about an output no element of which is off by too much; maybe too many are."""
+    rms = float(np.sqrt(np.mean(difference**2)))
+    if rms <= max(allowed, MAX_RELATIVE_ERROR["float32"] * magnitude):
+        return ""
+    return (
+        f"differs by {rms / magnitude:.3g} of its range in the root mean square (at most "
+        f"{allowed / magnitude:.3g} is right)"
     )

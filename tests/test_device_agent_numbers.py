@@ -318,3 +318,19 @@ def test_an_example_with_next_to_no_output_is_judged_by_the_range_of_all() -> No
     assert "example 0" in alone.wrong
     wrong = {"y": np.array([1e-5, 0.1], np.float32)}
     assert "example 1" in examples.compare_model(_expected(seen, unseen), [seen, wrong]).wrong
+
+
+def test_a_quantised_models_outputs_may_differ_by_what_the_examples_say() -> None:
+    wanted = np.array([0.0, 0.0, 0.0, 10.0], np.float32)
+    data = _npz(in0__x=wanted, out0__y=wanted, tolerance__y=np.array([1.0, 0.6]))
+    expected = examples.read_examples(data)
+    assert expected[0].tolerances == {"y": (1.0, 0.6)}
+
+    def judged(*off: float) -> examples.ModelErrors:
+        return examples.compare_model(expected, [{"y": wanted + np.array(off, np.float32)}])
+
+    one = judged(1.0, 0.0, 0.0, 0.0)
+    assert (one.wrong, one.max_abs_error) == ("", 1.0)
+    assert "differs by 0.11 of its range (at most 0.1 is right)" in judged(1.1, 0, 0, 0).wrong
+    assert "in the root mean square (at most 0.06 is right)" in judged(1.0, 1.0, 0, 0).wrong
+    assert judged(float("nan"), 0, 0, 0).output == "y"

@@ -20,6 +20,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .dequantised import dequantise_constants
 from .layouts import channels_last
 from .low_maps import legalize_convolutions
 from .onnx_model import (
@@ -326,7 +327,7 @@ def _lower(module: Any, target_json: str) -> Any:
     passes = relax.get_pipeline("zero")
     try:
         with tvm.target.Target(json.loads(target_json)), _quiet():
-            module = channels_last(multiply_by_reciprocals(canonical(module)))
+            module = channels_last(multiply_by_reciprocals(dequantise_constants(canonical(module))))
             return passes(legalize_convolutions(module))
     except Exception as error:
         raise BadModel(f"the compiler could not lower the model: {_first_line(error)}") from error

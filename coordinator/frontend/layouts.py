@@ -23,7 +23,7 @@ _ELEMENTWISE = frozenset(
     for name in (
         *("add", "clip", "divide", "maximum", "minimum", "multiply", "power", "subtract"),
         *("abs", "ceil", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt"),
-        *("sigmoid", "sin", "sqrt", "square", "tanh"),
+        *("sigmoid", "sin", "sqrt", "square", "tanh", "quantize", "dequantize"),
         *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu"),
     )
 )

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+_ROUNDING = frozenset(("quantize", "round", "floor", "ceil", "trunc", "astype", "floor_divide"))
+"""Operators after which one unit in the last place can be a whole step."""
+
+_TRANSPARENT = frozenset(
+    (
+        *("add", "subtract", "multiply", "divide", "clip", "minimum", "maximum", "nn.relu"),
+        *("where", "reshape"),
+    )
+)
+"""Operators that hand an error on to the next one as it is."""
+
 
 def multiply_by_reciprocals(module: Any) -> Any:
     """``x / c`` with a floating-point constant becomes ``x * (1 / c)``.
 
     A division costs several times a multiplication on every CPU, and exporters write one into each
     hard-swish. The result differs by at most one unit in the last place. Constants whose reciprocal
-    is not finite are left alone.
+    is not finite are left alone, and so is what will be rounded: quantised models have their values
+    on a grid, where halves, which that unit moves to the other side, are common.
     """
-    import numpy as np
     import tvm
     from tvm import relax
     from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
@@ -20,20 +31,59 @@ def multiply_by_reciprocals(module: Any) -> Any:
     divisor = is_const()
     division = is_op("relax.divide")(wildcard(), divisor)
 
-    def rewrite(call: Any, matched: Any) -> Any:
-        value = matched[divisor].value.numpy()
-        if not np.issubdtype(value.dtype, np.floating):
-            return call
-        with np.errstate(divide="ignore", over="ignore"):
-            reciprocal = (1 / value.astype(np.float64)).astype(value.dtype)
-        if not np.isfinite(reciprocal).all():
-            return call
-        return relax.op.multiply(call.args[0], relax.const(reciprocal))
+    def rewritten(function: Any) -> Any:
+        rounded = _rounded(function)
+
+        def rewrite(call: Any, matched: Any) -> Any:
+            reciprocal = _reciprocal(matched[divisor].value.numpy())
+            if reciprocal is None or call in rounded:
+                return call
+            return relax.op.multiply(call.args[0], relax.const(reciprocal))
+
+        return rewrite_call(division, rewrite, function)
 
     functions = {
-        variable: rewrite_call(division, rewrite, function)
-        if isinstance(function, relax.Function)
-        else function
+        variable: rewritten(function) if isinstance(function, relax.Function) else function
         for variable, function in module.functions.items()
     }
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _reciprocal(value: Any) -> Any | None:
+    """1 / value; None for integers and where it is not finite."""
+    import numpy as np
+
+    if not np.issubdtype(value.dtype, np.floating):
+        return None
+    with np.errstate(divide="ignore", over="ignore"):
+        reciprocal = (1 / value.astype(np.float64)).astype(value.dtype)
+    return reciprocal if np.isfinite(reciprocal).all() else None
+
+
+def _rounded(function: Any) -> set[Any]:
+    """The calls whose results are rounded, maybe after some plain arithmetic."""
+    from tvm import relax
+
+    calls: set[Any] = set()
+    variables: set[Any] = set()
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    for binding in reversed(bindings):
+        if not isinstance(binding.value, relax.Call):
+            continue
+        name, arguments = _operator(binding.value)
+        if binding.var in variables:
+            calls.add(binding.value)
+        if name in _ROUNDING or (name in _TRANSPARENT and binding.var in variables):
+            variables.update(arguments)
+    return calls
+
+
+def _operator(call: Any) -> tuple[str, tuple[Any, ...]]:
+    """What a call computes and of what; the importer lowers some operators, Clip's, by itself."""
+    from tvm import ir
+
+    if not isinstance(call.op, ir.Op):
+        return "", ()
+    if call.op.name == "relax.call_tir":
+        return call.args[0].name_hint.rstrip("0123456789"), tuple(call.args[1])
+    return call.op.name.removeprefix("relax."), tuple(call.args)

@@ -272,7 +272,8 @@ def _engine(one: EngineResult, tuned_ms: float) -> str:
         return f"{name}: {one.error or 'not measured'}"
     ratio = f"{one.latency_ms / tuned_ms:.2f}×" if tuned_ms else "–"
     within = _within(one.low_ms, one.high_ms)
-    return f"{name} {one.latency_ms:.3f} ms{within}; the tuned model is {ratio} as fast"
+    differs = f"; it differs by {one.max_rel_error:.2e} of the range"
+    return f"{name} {one.latency_ms:.3f} ms{within}; the tuned model is {ratio} as fast{differs}"
 
 
 def _packaged(result: ModelResult) -> str:
