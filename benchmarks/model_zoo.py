@@ -119,6 +119,15 @@ def architecture(model: ZooModel) -> nn.Module:
 def network(model: ZooModel) -> nn.Module:
     """The network with its seeded weights, in evaluation mode; raises ModelMissing."""
     torch = _torch(model)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are the same on every machine of a kind
+    try:
+        return _seeded(model, torch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seeded(model: ZooModel, torch: Any) -> nn.Module:
     torch.manual_seed(SEED)
     made = architecture(model)
     generator = torch.Generator().manual_seed(SEED)
