@@ -1,12 +1,12 @@
 """The models of ``benchmarks.models``, out of installed packages; nothing is downloaded.
 
-PP-OCR's detector and Magika are trained models inside packages (``examples.demo_model``). The others are
-architectures, pytorchcv's and a ViT of our own (``benchmarks.vit``), with seeded random weights and
-exported by PyTorch: an operator's speed does not depend on its weights. Batch norms get the
-statistics that seeded pictures give them, so that no activation dies or explodes on its way.
+PP-OCR's detector and Magika are trained models inside packages (``examples.demo_model``). The
+others are architectures, pytorchcv's and a ViT of our own (``benchmarks.vit``), with seeded random
+weights and exported by PyTorch: an operator's speed does not depend on its weights. Batch norms get
+the statistics that seeded pictures give them, so that no activation dies or explodes on its way.
 
-Files are made once and kept in a cache folder: ``NAME.onnx``, and ``NAME.pt`` with the weights of an
-architecture, for PyTorch itself.
+Files are made once and kept in a cache folder: ``NAME.onnx``, and ``NAME.pt`` with the weights of
+an architecture, for PyTorch itself.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class ModelMissing(Exception):
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One model: ``demo`` is its name in ``examples.demo_model``; or ``module`` and ``function`` make
-    its architecture."""
+    """One model: ``demo`` is its name in ``examples.demo_model``; or ``module`` and ``function``
+    make its architecture."""
 
     name: str
     shapes: Mapping[str, Shape]
@@ -139,9 +139,17 @@ def _seeded(model: ZooModel, torch: Any) -> nn.Module:
                 layer.momentum = None  # statistics of all that it sees, not a moving average
             elif isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.bias is not None:
                 layer.bias.normal_(0.0, 0.1, generator=generator)
-        batch = (CALIBRATION_BATCH, *PICTURE.dims[1:])
-        made.train()(torch.randn(batch, generator=generator))
+        made.train()(_pictures(torch, generator))
     return made.eval()
+
+
+def _pictures(torch: Any, generator: Any) -> Any:
+    """From noise alone to light and dark patches alone: both are met in examples."""
+    count, (_, channels, height, width) = CALIBRATION_BATCH, PICTURE.dims
+    patches = torch.randn((count, channels, 7, 7), generator=generator)
+    large = torch.nn.functional.interpolate(patches, size=(height, width), mode="nearest")
+    noise = torch.randn(large.shape, generator=generator)
+    return torch.lerp(noise, large, torch.linspace(0, 1, count).reshape(-1, 1, 1, 1))
 
 
 def _with_torchs_activations(network: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """ViT-tiny in plain PyTorch, for ``benchmarks.model_zoo``: pytorchcv has no transformer.
 
-A. Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; the size is DeiT-Ti's (H. Touvron et
-al., Training data-efficient image transformers, ICML 2021).
+A. Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; the size is DeiT-Ti's (H. Touvron
+et al., Training data-efficient image transformers, ICML 2021).
 """
 
 from __future__ import annotations
