@@ -1,0 +1,135 @@
+"""The ways to run a model that ``benchmarks.models`` times, each as a package for the device agent.
+
+The engines' packages are those that the farm writes for its own comparison. The farm's own code is
+compiled again from the tuning log, with each choice of records that a job has: a job that found an
+engine faster kept that engine's package only.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+
+from coordinator.frontend.importer import import_model
+from coordinator.frontend.onnx_model import load_model
+from coordinator.frontend.target import cpu_flags
+from coordinator.package.manifest import Manifest
+from coordinator.package.wheel import PartFiles, write_wheel
+from coordinator.results.compile import compile_parts
+from coordinator.results.engines import engine_manifest, engines_used
+from coordinator.results.selection import selections
+from coordinator.tuning_log import TuningLog
+from protos.engines import REFERENCE_ENGINE
+from protos.records import OWN, Device, Shape, TensorSpec
+
+
+@dataclass(frozen=True)
+class OwnShare:
+    """How much of a package is the farm's own code: of the model's operators, and of its time."""
+
+    operators: float
+    time: float
+
+
+def packaged_manifest(wheel: bytes) -> dict[str, Any]:
+    """The ``manifest.json`` of a package."""
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith("/manifest.json")]
+        found: dict[str, Any] = json.loads(archive.read(path))
+    return found
+
+
+def own_share(wheel: bytes, model: bytes) -> OwnShare:
+    """All or nothing for a package that is one part.
+
+    Of a package of several parts, the operators are the ONNX file's that are not in an engine's
+    part, and the time is what the tuning records of the farm's operators add up to, of the latency
+    that the manifest says.
+    """
+    manifest = packaged_manifest(wheel)
+    ours = [part["engine"] == OWN for part in manifest["parts"]]
+    if all(ours) or not any(ours):
+        return OwnShare(float(all(ours)), float(all(ours)))
+    nodes = len(onnx.load_from_string(model).graph.node)
+    theirs = sum(_nodes(wheel, part) for part in manifest["parts"] if part["engine"] != OWN)
+    records_us = [record["weight"] * (record["latency_us"] or 0) for record in manifest["records"]]
+    own = sum(records_us) / 1e3 / manifest["latency"]["tuned_ms"]
+    return OwnShare(max(0.0, 1 - theirs / nodes), min(1.0, own))
+
+
+def _nodes(wheel: bytes, part: Mapping[str, Any]) -> int:
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith(f"/{part['files']}")]
+        return len(onnx.load_from_string(archive.read(path)).graph.node)
+
+
+def engine_packages(
+    manifest: Mapping[str, Any], model: bytes, shapes: Mapping[str, Shape], device: Device
+) -> dict[str, bytes]:
+    """The package for each engine of the device, by its name; ``manifest`` is of any package."""
+    described = _described(manifest)
+    inputs = tuple(name for name, _ in described.inputs)
+    outputs = tuple(name for name, _ in described.outputs)
+    fixed: bytes = load_model(model, shapes).SerializeToString()
+    found = {}
+    for name, used in engines_used(device).items():
+        part = PartFiles(name, inputs, outputs, fixed)
+        found[name] = write_wheel([part], engine_manifest(described, used))[1]
+    return found
+
+
+def own_packages(
+    manifest: Mapping[str, Any],
+    model: bytes,
+    shapes: Mapping[str, Shape],
+    device: Device,
+    log: str,
+) -> list[bytes]:
+    """The farm's own code with each choice of records that the log gives.
+
+    Takes a minute. Raises what importing and compiling raise.
+    """
+    target = device.target_json
+    imported = import_model(model, shapes, target)
+    tuning_log = TuningLog.open(log)
+    try:
+        known = {
+            task.workload_key: tuning_log.evidence(task.workload_key, device.kind)
+            for task in imported.tasks
+        }
+    finally:
+        tuning_log.close()
+    used = [one for name, one in engines_used(device).items() if name == REFERENCE_ENGINE]
+    described = replace(
+        _described(manifest),
+        cpu_features=tuple(cpu_flags(target)),
+        engines=tuple(used) if imported.theirs else (),
+    )
+    found = []
+    for choice in selections(known):
+        traces = {key: chosen.candidate.trace_json for key, chosen in choice.items()}
+        found.append(write_wheel(compile_parts(imported.parts, target, traces), described)[1])
+    return found
+
+
+def _described(manifest: Mapping[str, Any]) -> Manifest:
+    return Manifest(
+        model_file=manifest["model"]["file"],
+        model_sha256=manifest["model"]["sha256"],
+        target_json=manifest["target"],
+        cpu_features=(),
+        inputs=_tensors(manifest["inputs"]),
+        outputs=_tensors(manifest["outputs"]),
+    )
+
+
+def _tensors(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, TensorSpec], ...]:
+    return tuple(
+        (one["name"], TensorSpec(tuple(one["shape"]), str(one["dtype"]))) for one in entries
+    )
