@@ -47,11 +47,14 @@ def _lead(found: Sequence[ThreadResult], result: ModelResult, most: int) -> str:
 
 
 def _bar(one: ThreadResult, result: ModelResult, most: int) -> Bar:
-    count = f"{one.num_threads} thread{'s' if one.num_threads > 1 else ''}"
     chosen = one.name == result.engine and one.num_threads == most
     said = f"{one.latency_ms:.3f} ms{', packaged' if chosen else ''}"
-    label = f"{way_title(one.name)}, {count}"
+    label = f"{way_title(one.name)}, {_count(one.num_threads)}"
     return Bar(label, one.latency_ms, said, one.low_ms, one.high_ms, chosen)
+
+
+def _count(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _table(found: Sequence[ThreadResult], order: Sequence[str]) -> Table:
@@ -59,7 +62,7 @@ def _table(found: Sequence[ThreadResult], order: Sequence[str]) -> Table:
     known = {(one.name, one.num_threads): one for one in found}
     columns = [words("way to run it")]
     for count in counts:
-        columns += [Column(f"ms with {count}"), Column("95 % interval")]
+        columns += [Column(f"ms, {_count(count)}"), Column("95 % interval")]
     rows = tuple(
         (way_title(name), *(cell for count in counts for cell in _cells(known.get((name, count)))))
         for name in order
