@@ -366,7 +366,7 @@ def test_a_browser_shows_it_without_a_complaint_or_a_request(chromium: Browser, 
         ".map(r => [r.width, r.height])"
     )
     assert len(sizes) == chromium.ask("document.querySelectorAll('figure').length") >= 4
-    assert all(width > 400 and height > 100 for width, height in sizes)
+    assert all(width > 400 and height > 60 for width, height in sizes)
     assert chromium.ask("document.querySelectorAll('svg text').length") > 20
     assert chromium.ask("document.documentElement.scrollWidth <= window.innerWidth")
     assert chromium.complaints() == []
