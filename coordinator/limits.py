@@ -30,18 +30,42 @@ EVALUATOR = EvaluatorConfig(repeat=25, min_repeat_ms=4, timeout_s=60.0)
 """The fastest of the samples counts: it was disturbed least."""
 
 
+PATIENCE_S = 30.0
+"""How long a job waits for it: a device that is disturbed has more important things to do."""
+
+
 async def measure_limits(
-    job_id: str, device: Device, fleet: Fleet, builders: Builders, tuning_log: TuningLog
+    job_id: str,
+    device: Device,
+    fleet: Fleet,
+    builders: Builders,
+    tuning_log: TuningLog,
+    patience_s: float = PATIENCE_S,
 ) -> DeviceLimits | None:
     """What the log knows of the device's kind, or what is measured now and kept there.
 
-    None, with a warning, if a kernel can't be built or run: a job does not fail for its report.
+    None, with a warning, if a kernel can't be built or run, or not soon enough: a job neither fails
+    nor waits for long for its report. The next job tries again.
     """
     if device.emulated:
         return None
     known = await asyncio.to_thread(tuning_log.limits, device.kind)
     if known is not None:
         return known
+    try:
+        async with asyncio.timeout(patience_s):
+            limits = await _limits(job_id, device, fleet, builders)
+    except TimeoutError:
+        log.warning("what %s can do at most was not measured in %.0f s", device.name, patience_s)
+        return None
+    if limits is not None:
+        await asyncio.to_thread(tuning_log.set_limits, device.kind, limits)
+    return limits
+
+
+async def _limits(
+    job_id: str, device: Device, fleet: Fleet, builders: Builders
+) -> DeviceLimits | None:
     kernels = await builders.run(limit_kernels, device.target_json, device.cache_bytes)
     rates: dict[str, float] = {}
     name = device.name
@@ -53,9 +77,7 @@ async def measure_limits(
         rates[kernel.name] = kernel.amount / latency_us / 1e3
         if measurement.circumstances is not None:
             name = measurement.circumstances.device
-    limits = DeviceLimits(name, rates[PEAK], rates[MEMORY], rates[CACHE], device.cache_bytes)
-    await asyncio.to_thread(tuning_log.set_limits, device.kind, limits)
-    return limits
+    return DeviceLimits(name, rates[PEAK], rates[MEMORY], rates[CACHE], device.cache_bytes)
 
 
 async def _measure(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from protos import errors
+from protos.records import OutputError
 
 Array = np.ndarray[Any, Any]
 
@@ -49,12 +50,13 @@ class Example:
 @dataclass(frozen=True)
 class ModelErrors:
     """Largest errors over all outputs and examples; ``wrong`` says what is bad about the first bad
-    output, ``output`` is its name."""
+    output, ``output`` is its name; ``outputs`` are the errors of each."""
 
     max_abs_error: float = 0.0
     max_rel_error: float = 0.0
     wrong: str = ""
     output: str = ""
+    outputs: tuple[OutputError, ...] = ()
 
 
 def read_examples(data: bytes) -> list[Example]:
@@ -96,8 +98,8 @@ def compare_model(
     a softmax gave is also compared by its logarithm, which is its input but for a constant: next
     to a probability of nearly one, all others may be wrong and nobody sees it.
     """
-    max_abs = max_rel = 0.0
     wrong = output = ""
+    errors_of: dict[str, OutputError] = {}
     ranges: dict[str, float] = {}
     log_ranges: dict[str, float] = {}
     for example in expected:
@@ -115,12 +117,19 @@ def compare_model(
                 logs = _log(reference), _log(answer)
                 before = _compare_output(*logs, log_ranges[name])
                 found.append(replace(before, max_abs_error=0.0, wrong=_before_softmax(before)))
-            max_abs = max(max_abs, *(one.max_abs_error for one in found))
-            max_rel = max(max_rel, *(one.max_rel_error for one in found))
+            known = errors_of.get(name, OutputError(name))
+            errors_of[name] = OutputError(
+                name,
+                max(known.max_abs_error, *(one.max_abs_error for one in found)),
+                max(known.max_rel_error, *(one.max_rel_error for one in found)),
+            )
             reason = next((one.wrong for one in found if one.wrong), "")
             if reason and not wrong:
                 wrong, output = f"output {name!r} of example {index} {reason}", name
-    return ModelErrors(max_abs, max_rel, wrong, output)
+    outputs = tuple(errors_of.values())
+    max_abs = max((one.max_abs_error for one in outputs), default=0.0)
+    max_rel = max((one.max_rel_error for one in outputs), default=0.0)
+    return ModelErrors(max_abs, max_rel, wrong, output, outputs)
 
 
 def _log(probabilities: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import stat
 import sys
 import time
@@ -76,6 +77,18 @@ def repeat(run: Run, inputs: Mapping[str, Array], number: int, min_repeat_ms: in
             return elapsed / runs
 
 
+def peak_resident_bytes(status: Path) -> int:
+    """The most that a process had in memory, by its /proc/PID/status; 0 if that does not say.
+
+    Not ``ru_maxrss``, which begins with what the parent had when it started this process.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
+
+
 class ModelChild:
     """Answers ``load``, ``check`` and ``repeat`` requests."""
 
@@ -85,6 +98,7 @@ class ModelChild:
         self._inputs: list[Mapping[str, Array]] = []
         self._last_s = 0.0
         self._flushed: Array | None = None
+        self._resident_bytes = 0
 
     def answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The header and blobs of the answer; raises what loading or running raises."""
@@ -103,7 +117,11 @@ class ModelChild:
         self._last_s = repeat(
             self._run, self._inputs[0], int(header["number"]), int(header["min_repeat_ms"])
         )
-        return {"op": "repeated", "seconds": self._last_s}, []
+        return self._repeated()
+
+    def _repeated(self) -> tuple[dict[str, Any], list[bytes]]:
+        answer = {"op": "repeated", "seconds": self._last_s, "resident_bytes": self._resident_bytes}
+        return answer, []
 
     def _repeat_cold(self, run: Run) -> tuple[dict[str, Any], list[bytes]]:
         """One run, after the caches were emptied."""
@@ -111,7 +129,7 @@ class ModelChild:
             self._flushed = np.zeros(timing.FLUSH_BYTES // 8, dtype=np.int64)
         flush_caches(self._flushed)
         self._last_s = repeat(run, self._inputs[0], 1, 0)
-        return {"op": "repeated", "seconds": self._last_s}, []
+        return self._repeated()
 
     def _load_package(self, artifact: Path, num_threads: int) -> Run:
         unpacked = self._directory / "package"
@@ -129,6 +147,8 @@ class ModelChild:
                 array = np.ascontiguousarray(value)
                 described.append([index, name, array.dtype.name, list(np.shape(value))])
                 blobs.append(array.tobytes())
+        # Now: what empties the caches later is none of the model's memory.
+        self._resident_bytes = peak_resident_bytes(Path("/proc/self/status"))
         return {"op": "checked", "outputs": described}, blobs
 
 

@@ -145,6 +145,7 @@ class ModelRunner:
             max_abs_error=found.max_abs_error,
             max_rel_error=found.max_rel_error,
             wrong_output=found.output,
+            outputs=found.outputs,
         )
         if found.wrong:
             raise _FailedError(MeasurementStatus.WRONG_OUTPUT, found.wrong)
@@ -169,8 +170,12 @@ class ModelRunner:
         seconds = frame.header.get("seconds")
         if not isinstance(seconds, float) or not seconds > 0:
             raise _FailedError(MeasurementStatus.GARBAGE, f"{seconds!r} is no time")
-        repeats_s = (*variant.result.repeats_s, seconds)
-        variant.result = dataclasses.replace(variant.result, repeats_s=repeats_s)
+        resident = frame.header.get("resident_bytes")
+        variant.result = dataclasses.replace(
+            variant.result,
+            repeats_s=(*variant.result.repeats_s, seconds),
+            resident_bytes=resident if isinstance(resident, int) and resident > 0 else 0,
+        )
 
     def _guard(self, variant: _Variant, step: Callable[[], None]) -> None:
         """Take one step with a variant; its failure is its result."""

@@ -312,7 +312,7 @@ class Measurement(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., artifact_sha256: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
 
 class VariantResult(_message.Message):
-    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error", "wrong_output")
+    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error", "wrong_output", "outputs", "resident_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REPEATS_S_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +320,8 @@ class VariantResult(_message.Message):
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
     MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
     WRONG_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     status: MeasurementStatus
     repeats_s: _containers.RepeatedScalarFieldContainer[float]
@@ -327,7 +329,19 @@ class VariantResult(_message.Message):
     max_abs_error: float
     max_rel_error: float
     wrong_output: str
-    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., wrong_output: _Optional[str] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[OutputError]
+    resident_bytes: int
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., wrong_output: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
+
+class OutputError(_message.Message):
+    __slots__ = ("name", "max_abs_error", "max_rel_error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    MAX_REL_ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    max_abs_error: float
+    max_rel_error: float
+    def __init__(self, name: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ...) -> None: ...
 
 class ModelMeasurement(_message.Message):
     __slots__ = ("lease_id", "variants", "circumstances")
@@ -544,7 +558,7 @@ class RegionResult(_message.Message):
     def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes")
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -559,6 +573,10 @@ class ModelResult(_message.Message):
     LEFT_TO_ENGINE_FIELD_NUMBER: _ClassVar[int]
     MIXED_MS_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_BYTES_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     max_abs_error: float
@@ -573,7 +591,27 @@ class ModelResult(_message.Message):
     left_to_engine: _containers.RepeatedScalarFieldContainer[str]
     mixed_ms: float
     regions: _containers.RepeatedCompositeFieldContainer[RegionResult]
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ...) -> None: ...
+    threads: _containers.RepeatedCompositeFieldContainer[ThreadResult]
+    outputs: _containers.RepeatedCompositeFieldContainer[OutputError]
+    weights_bytes: int
+    workspace_bytes: int
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ..., threads: _Optional[_Iterable[_Union[ThreadResult, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., weights_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ...) -> None: ...
+
+class ThreadResult(_message.Message):
+    __slots__ = ("name", "num_threads", "latency_ms", "low_ms", "high_ms", "resident_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    LOW_MS_FIELD_NUMBER: _ClassVar[int]
+    HIGH_MS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_threads: int
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    resident_bytes: int
+    def __init__(self, name: _Optional[str] = ..., num_threads: _Optional[int] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended")

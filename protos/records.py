@@ -320,9 +320,18 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class OutputError:
+    """How far one output of a model is off over all examples, also relative to its range."""
+
+    name: str
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+
+
+@dataclass(frozen=True)
 class VariantResult:
     """One variant's outcome: ``repeats_s`` in seconds per inference, and the first output that is
-    wrong, if one is."""
+    wrong, if one is. ``resident_bytes`` is the peak of the process that ran it, 0 if not known."""
 
     name: str
     status: MeasurementStatus
@@ -331,6 +340,8 @@ class VariantResult:
     max_abs_error: float = 0.0
     max_rel_error: float = 0.0
     wrong_output: str = ""
+    outputs: tuple[OutputError, ...] = ()
+    resident_bytes: int = 0
 
     @property
     def latency_ms(self) -> float | None:
@@ -537,6 +548,23 @@ class RegionResult:
     latency_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+UNTUNED = "untuned"
+"""The whole model in the farm's own code, with no operator tuned."""
+
+
+@dataclass(frozen=True)
+class ThreadResult:
+    """The whole model with so many threads: UNTUNED, OWN, MIXED or in an engine; the median latency
+    with its 95 % interval, and the peak memory of the process that ran it, 0 if not known."""
+
+    name: str
+    num_threads: int
+    latency_ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+    resident_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """The whole model, untuned, tuned and in other engines, measured in one run.
@@ -544,7 +572,10 @@ class ModelResult:
     ``engine`` is what the package runs: OWN, the engine that was faster, or MIXED. ``mixed_ms`` is
     None if no mixture was made; ``regions`` are those that were timed for it. ``left_to_engine``
     names the operators that ONNX Runtime runs in the tuned model, too, as they can't be imported.
-    The errors are those of what is packaged.
+    The errors are those of what is packaged, ``outputs`` has them for each output. ``threads`` has
+    every way to run the model that was timed, with all threads of the device and with fewer.
+    ``weights_bytes`` is what the model's constants hold, ``workspace_bytes`` what the tuned model's
+    intermediate results take; 0 if not known.
     """
 
     untuned_ms: float
@@ -561,6 +592,10 @@ class ModelResult:
     left_to_engine: tuple[str, ...] = ()
     mixed_ms: float | None = None
     regions: tuple[RegionResult, ...] = ()
+    threads: tuple[ThreadResult, ...] = ()
+    outputs: tuple[OutputError, ...] = ()
+    weights_bytes: int = 0
+    workspace_bytes: int = 0
 
     @property
     def packaged_ms(self) -> float:

@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,6 +16,7 @@ import pytest
 
 from device_agent.devices.cpu import describe_cpu
 from device_agent.kernel_runner import LeaseFailedError
+from device_agent.model_child import peak_resident_bytes
 from device_agent.model_runner import ModelRunner
 from protos.records import (
     Artifact,
@@ -88,6 +90,9 @@ def test_variants_are_checked_and_timed(runner: ModelRunner) -> None:
         assert result.status is MeasurementStatus.OK, result.error
         assert len(result.repeats_s) == 3
         assert result.max_rel_error < 1e-6
+        (output,) = result.outputs
+        assert (output.name, output.max_rel_error) == ("y", result.max_rel_error)
+        assert result.resident_bytes > 10 << 20, "Python and NumPy alone take more"
 
 
 FAULTS = {
@@ -187,3 +192,12 @@ def test_closing_ends_what_runs(runner: ModelRunner) -> None:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_the_peak_of_a_process_is_what_the_system_says(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  900 kB\nVmHWM:\t   12 kB\nVmRSS:\t    8 kB\n")
+    assert peak_resident_bytes(status) == 12 << 10
+    status.write_text("Name:\tkernel thread\n")
+    assert peak_resident_bytes(status) == 0
+    assert peak_resident_bytes(tmp_path / "nothing") == 0

@@ -284,6 +284,17 @@ def test_a_models_errors_are_relative_to_the_range() -> None:
     assert "shape" in shape.wrong
 
 
+def test_each_output_has_its_largest_errors_over_all_examples() -> None:
+    a, b = np.array([1.0, 2.0], np.float32), np.array([100.0], np.float32)
+    wanted = _expected({"a": a, "b": b}, {"a": a, "b": b})
+    found = examples.compare_model(wanted, [{"a": a + 0.5, "b": b}, {"a": a, "b": b + 1.0}])
+    assert [(one.name, one.max_abs_error, one.max_rel_error) for one in found.outputs] == [
+        ("a", 0.5, 0.25),
+        ("b", 1.0, 0.01),
+    ]
+    assert (found.max_abs_error, found.max_rel_error, found.output) == (1.0, 0.25, "a")
+
+
 def test_what_a_softmax_gave_is_compared_before_it() -> None:
     wanted = {"y": np.array([0.999999, 1e-6, 1e-9], np.float32)}
     other = {"y": np.array([0.999999, 1e-6, 3e-9], np.float32)}  # a logit off by 1.1

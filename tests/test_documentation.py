@@ -213,11 +213,24 @@ def test_every_job_state_is_documented(state: JobState) -> None:
 
 def test_the_json_object_is_documented_field_by_field() -> None:
     from coordinator.results.report import report_json
-    from protos.records import EngineResult, Job, JobSpec, ModelResult, TaskProgress
+    from protos.records import (
+        EngineResult,
+        Job,
+        JobSpec,
+        ModelResult,
+        OutputError,
+        TaskProgress,
+        ThreadResult,
+    )
 
     spec = JobSpec("m", "0" * 64, "{}", trials=1)
     engines = (EngineResult("e", "1"),)
-    result = ModelResult(2.0, 1.0, 0.0, 0.0, "m.whl", "0" * 64, 1, engines=engines)
+    result = ModelResult(
+        *(2.0, 1.0, 0.0, 0.0, "m.whl", "0" * 64, 1),
+        engines=engines,
+        threads=(ThreadResult("tunefarm", 1, 1.0),),
+        outputs=(OutputError("y"),),
+    )
     job = Job("j-1", spec, JobState.DONE, tasks=(TaskProgress("t", "w", 1),), result=result)
     assert not [name for name in _paths(report_json(job, None, "")) if f"`{name}`" not in TEXT]
 

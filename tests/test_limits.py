@@ -166,6 +166,19 @@ def test_what_can_not_be_measured_is_not_known(
     log.close()
 
 
+def test_a_job_does_not_wait_for_long(tmp_path: Path) -> None:
+    device = Device("d", TARGET, "a CPU", (0, 1), 2)
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    local, build = builders()
+
+    async def nobody_measures() -> DeviceLimits | None:
+        return await measure_limits("j", device, Fleet(log), build, log, patience_s=0.2)
+
+    assert asyncio.run(nobody_measures()) is None
+    assert local.built == [PEAK], "it was built and waits for a device"
+    log.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
     url = (

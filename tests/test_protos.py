@@ -110,8 +110,11 @@ MODEL = records.ModelWork(
     evaluator=EVALUATOR,
     num_threads=2,
 )
+OUTPUT = records.OutputError("y", 0.75, 0.5)
 VARIANT = records.VariantResult(
-    "tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5, "y"
+    *("tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5, "y"),
+    outputs=(OUTPUT,),
+    resident_bytes=2**33,
 )
 SPEC = records.JobSpec(
     model_name="cls",
@@ -129,11 +132,16 @@ BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
 ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
 REGION = records.RegionResult("Conv (a)", "Relu (b)", "openvino", {"openvino": 1.5})
+THREADS = records.ThreadResult("mixed", 2, 1.5, 1.25, 1.75, 2**33)
 RESULT = records.ModelResult(
     *(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"),
     left_to_engine=("LSTM (node 'l')",),
     mixed_ms=2.75,
     regions=(REGION,),
+    threads=(THREADS,),
+    outputs=(OUTPUT,),
+    weights_bytes=2**34,
+    workspace_bytes=2**35,
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
@@ -179,6 +187,7 @@ FULL: list[Any] = [
         max_abs_error=1e-7,
         circumstances=CIRCUMSTANCES,
     ),
+    OUTPUT,
     VARIANT,
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
     records.Registration(records.PROTOCOL_VERSION, DEVICE),
@@ -194,6 +203,7 @@ FULL: list[Any] = [
     RANKING,
     ENGINE,
     REGION,
+    THREADS,
     RESULT,
     JOB,
 ]
@@ -213,9 +223,11 @@ MINIMAL: list[Any] = [
     COLD,
     BARE_CIRCUMSTANCES,
     BARE_MEASUREMENT,
+    records.OutputError(""),
     records.VariantResult("", records.MeasurementStatus.OK),
     records.EngineResult("", ""),
     records.RegionResult("", "", ""),
+    records.ThreadResult("", 0, 0.0),
     records.ModelMeasurement("", (), BARE_CIRCUMSTANCES),
     records.Registration(0, BARE_DEVICE),
     records.Heartbeat(records.Telemetry()),

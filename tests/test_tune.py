@@ -149,6 +149,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert set(result) == {
         *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
         *("engine", "engines", "left_to_engine", "target_latency_ms", "tuning_ended"),
+        *("regions", "threads", "outputs", "weights_bytes", "workspace_bytes"),
         *("stage_s", "package", "log"),
     }
     assert result["tuning_ended"] == "all trials were made"
@@ -159,13 +160,28 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     low_ms, high_ms = result["latency_ms"].pop("tuned_interval")
     assert low_ms <= result["latency_ms"]["tuned"] <= high_ms
     assert set(result["latency_ms"]) >= {"untuned", "tuned", "packaged", "onnxruntime"}
-    assert all(latency > 0 for latency in result["latency_ms"].values())
+    mixed_ms = result["latency_ms"]["mixed"]
+    timed = {**result["latency_ms"], "mixed": mixed_ms or 1.0}  # none where it can't pay
+    assert all(latency > 0 for latency in timed.values())
     others = {one["name"]: one["latency_ms"] for one in result["engines"]}
     assert set(others) == {"onnxruntime", "openvino"}
-    chosen = {**others, "tunefarm": result["latency_ms"]["tuned"]}[result["engine"]]
+    ours = {"tunefarm": result["latency_ms"]["tuned"], "mixed": mixed_ms}
+    chosen = {**others, **ours}[result["engine"]]
     assert chosen == result["latency_ms"]["packaged"]
     assert chosen <= min(others.values()) / 0.98, "never slower than the best engine"
     assert result["max_abs_error"] < 1e-4
+    assert [one["name"] for one in result["outputs"]] == ["y"]
+    assert max(one["max_abs_error"] for one in result["outputs"]) == result["max_abs_error"]
+    assert result["weights_bytes"] > 40_000, "of four tensors, the largest of 32×32×3×3"
+    assert result["workspace_bytes"] >= 32 * 32 * 32 * 4, "the first convolution's output"
+    cpus = len(os.sched_getaffinity(0))
+    counts = {one["num_threads"] for one in result["threads"] if one["name"] == "tunefarm"}
+    assert counts == {*(count for count in (1, 2, 4, 8, 16, 32, 64) if count < cpus), cpus}
+    assert {one["name"] for one in result["threads"]} >= {"untuned", "onnxruntime", "openvino"}
+    assert all(one["low_ms"] <= one["latency_ms"] <= one["high_ms"] for one in result["threads"])
+    assert all(one["resident_bytes"] > 10 << 20 for one in result["threads"])
+    assert "roofline-picture" in page
+    assert ("threads-picture" in page) == (cpus > 1)
     assert "Fused operators" in first.stderr
     measured, again_in_finals = trials(log), finals(log)
     assert len(measured) == 24

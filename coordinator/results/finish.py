@@ -21,9 +21,12 @@ from coordinator.results.engines import (
     engine_result,
     engines_used,
 )
+from coordinator.results.memory import weights_bytes, workspace_bytes
 from coordinator.results.mixture import Mixture, MixtureSearch, is_worth_a_look
 from coordinator.results.packaged import Packaged
 from coordinator.results.selection import Selection, selections
+from coordinator.results.threads import EVALUATOR as THREADS_EVALUATOR
+from coordinator.results.threads import thread_results, with_fewer
 from coordinator.results.verify import make_examples
 from coordinator.tuning_log import Evidence, TuningLog
 from device_agent.build import tool_versions
@@ -33,6 +36,7 @@ from protos.median import median_interval
 from protos.records import (
     MIXED,
     OWN,
+    UNTUNED,
     Artifact,
     Device,
     EvaluatorConfig,
@@ -44,14 +48,13 @@ from protos.records import (
     ModelWork,
     RegionResult,
     Shape,
+    ThreadResult,
     VariantResult,
     canonical_json,
     sha256_hex,
 )
 
 log = logging.getLogger(__name__)
-
-UNTUNED = "untuned"
 
 EXAMPLES = 5
 """Seeded inputs that the package's output is compared on."""
@@ -123,7 +126,17 @@ class Finisher:
             measurement = await self._measure(ways, examples)
             best = next(one for one in measurement.variants if one.name == best.name)
         result, package = await self._package(ways, measurement, best)
-        result = replace(result, regions=regions)
+        result = replace(
+            result,
+            regions=regions,
+            threads=await self._threads(stage, ways, measurement, best, examples),
+            weights_bytes=await self._builders.run(
+                weights_bytes, self._model, self._job.spec.shapes
+            ),
+            workspace_bytes=await self._builders.run(
+                workspace_bytes, self._imported.parts, self._job.spec.target_json
+            ),
+        )
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
 
@@ -251,8 +264,10 @@ class Finisher:
         ways: Mapping[str, Packaged],
         examples: bytes,
         evaluator: EvaluatorConfig | None = None,
+        num_threads: int = 0,
     ) -> ModelMeasurement:
-        """All of them in one run on the device, as users will run the packages."""
+        """All of them in one run on the device, as users will run the packages; with all of its
+        threads, if not told otherwise."""
         variants = []
         for name, way in ways.items():
             _, wheel = await way.wheel()
@@ -261,9 +276,34 @@ class Finisher:
             tuple(variants),
             Artifact.of(examples),
             evaluator or self._evaluator,
-            self._device.num_threads,
+            num_threads or self._device.num_threads,
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
+
+    async def _threads(
+        self,
+        stage: Stage,
+        ways: Mapping[str, Packaged],
+        measurement: ModelMeasurement,
+        tuned: VariantResult,
+        examples: bytes,
+    ) -> tuple[ThreadResult, ...]:
+        """Every way to run the model with the device's threads and, but for the untuned, fewer."""
+        names = {name: name for name in (*self._engines, MIXED)} | {tuned.name: OWN}
+        timed = thread_results(
+            measurement.variants, self._device.num_threads, {**names, UNTUNED: UNTUNED}
+        )
+        right = {one.name for one in measurement.variants if one.latency_ms is not None}
+        again = {name: way for name, way in ways.items() if name in right and name in names}
+        evaluator = replace(THREADS_EVALUATOR, cold_cache=self._evaluator.cold_cache)
+
+        async def measure(count: int) -> ModelMeasurement:
+            await stage(
+                f"timing the whole model with {count} of {self._device.num_threads} threads"
+            )
+            return await self._measure(again, examples, evaluator, count)
+
+        return timed + await with_fewer(self._device.num_threads, names, measure)
 
     async def _refuse_wrong(
         self,
@@ -329,6 +369,7 @@ class Finisher:
             engine=chosen,
             left_to_engine=self._imported.theirs,
             mixed_ms=mixed_ms,
+            outputs=packaged.outputs,
         )
         return result, package
 

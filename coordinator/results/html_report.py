@@ -13,21 +13,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.results.page.latency import latency
+from coordinator.results.page.needs import difference, memory
 from coordinator.results.page.operators import operator_times
 from coordinator.results.page.regions import regions
 from coordinator.results.page.roofline import roof
-from coordinator.results.page.scale import difference, number
+from coordinator.results.page.scale import difference as shown
+from coordinator.results.page.scale import number
 from coordinator.results.page.section import ReportData, Section
+from coordinator.results.page.threads import threads
 from coordinator.results.page.tuning import cost, curve
 from coordinator.results.report import cache_policy, engine_title
 from protos.records import MIXED, Job, JobState, ModelResult
 
 SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     latency,
+    threads,
     operator_times,
     regions,
     roof,
     curve,
+    memory,
+    difference,
     cost,
 )
 """The page from top to bottom. A section that has nothing to say is None and left out."""
@@ -113,7 +119,7 @@ def _figures(job: Job) -> list[Figure]:
         Figure(number(result.packaged_ms), "ms", "per inference, as packaged"),
         Figure(faster, "×", "as fast as untuned"),
         Figure(_runs(result), "", "runs the package"),
-        Figure(difference(result.max_rel_error), "", "largest difference to ONNX Runtime"),
+        Figure(shown(result.max_rel_error), "", "largest difference to ONNX Runtime"),
         Figure(f"{job.trials.total:,}", "", "trials"),
     ]
 

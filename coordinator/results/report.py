@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from protos.engines import ENGINES, engine
-from protos.records import MIXED, OWN, EngineResult, Job, ModelResult, RegionResult, TaskProgress
+from protos.records import (
+    MIXED,
+    OWN,
+    UNTUNED,
+    EngineResult,
+    Job,
+    ModelResult,
+    RegionResult,
+    TaskProgress,
+)
 
 _WIDTH = 120
 """Columns of the report where no terminal says how wide it is."""
@@ -139,6 +148,10 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         "regions": [asdict(one) for one in result.regions] if result else [],
         "left_to_engine": list(result.left_to_engine) if result else [],
         "engines": [asdict(one) for one in result.engines] if result else [],
+        "threads": [asdict(one) for one in result.threads] if result else [],
+        "outputs": [asdict(one) for one in result.outputs] if result else [],
+        "weights_bytes": result.weights_bytes if result else None,
+        "workspace_bytes": result.workspace_bytes if result else None,
         "target_latency_ms": job.spec.target_latency_ms,
         "tuning_ended": job.tuning_ended or None,
         "max_abs_error": result.max_abs_error if result else None,
@@ -331,6 +344,12 @@ def engine_title(name: str) -> str:
     """What people call an engine."""
     known = engine(name)
     return name if known is None else known.title
+
+
+def way_title(name: str) -> str:
+    """What people call a way to run the whole model, capitalised."""
+    ours = {UNTUNED: "Untuned", OWN: "Tuned", MIXED: "Mixture"}
+    return ours.get(name) or engine_title(name)
 
 
 def _within(low_ms: float | None, high_ms: float | None) -> str:

@@ -60,6 +60,12 @@ def _move_allocations(module: Any, _context: Any) -> Any:
     return tvm.IRModule(functions, attrs=module.attrs)
 
 
+def storage_sizes(workspace: Any) -> list[int]:
+    """Bytes of each piece of memory that the function ``workspace`` allocates."""
+    calls = [binding.value for block in workspace.body.blocks for binding in block.bindings]
+    return [int(c.args[0].values[0]) for c in calls if _is_call_of(c, "alloc_storage")]
+
+
 def _is_call_of(value: Any, operator: str) -> bool:
     from tvm import relax
     from tvm.ir import Op

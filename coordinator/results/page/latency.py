@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coordinator.results.report import cache_policy, engine_title
-from protos.records import MIXED, OWN, ModelResult
+from protos.records import MIXED, OWN, UNTUNED, ModelResult
 
 from .bars import Bar, bars
 from .scale import difference, number
@@ -64,7 +64,14 @@ def latency(data: ReportData) -> Section | None:
 def _ways(result: ModelResult) -> Iterator[_Way]:
     own = result.engine == OWN
     error = result.max_rel_error if own else None
-    yield _Way("Untuned", result.untuned_ms)
+    known = {(one.name, one.latency_ms): one for one in result.threads}
+    untuned = known.get((UNTUNED, result.untuned_ms))
+    yield _Way(
+        "Untuned",
+        result.untuned_ms,
+        untuned.low_ms if untuned else None,
+        untuned.high_ms if untuned else None,
+    )
     yield _Way(
         "Tuned", result.tuned_ms, result.tuned_low_ms, result.tuned_high_ms, error, packaged=own
     )
@@ -81,7 +88,15 @@ def _ways(result: ModelResult) -> Iterator[_Way]:
     if result.mixed_ms is not None:
         mixed = result.engine == MIXED
         error = result.max_rel_error if mixed else None
-        yield _Way("Mixture", result.mixed_ms, max_rel_error=error, packaged=mixed)
+        timed = known.get((MIXED, result.mixed_ms))
+        yield _Way(
+            "Mixture",
+            result.mixed_ms,
+            timed.low_ms if timed else None,
+            timed.high_ms if timed else None,
+            error,
+            packaged=mixed,
+        )
 
 
 def _lead(result: ModelResult) -> str:
