@@ -21,7 +21,10 @@ EQUAL = 0.98
 
 @dataclass(frozen=True)
 class Verdict:
-    """One model: its variants by name, and what the job said."""
+    """One model: its variants by name, and what the job said.
+
+    ``PACKAGE`` and ``OWN_ONLY`` are among the variants; either may be what another one is, too.
+    """
 
     name: str
     engine: str
@@ -52,7 +55,8 @@ class Verdict:
     @property
     def failures(self) -> list[str]:
         """What went wrong with which variant."""
-        return [f"{one.name}: {one.error}" for one in self.variants.values() if one.error]
+        failed = (one for one in self.variants.values() if one.error)
+        return list(dict.fromkeys(f"{one.name}: {one.error}" for one in failed))
 
 
 def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -11,11 +11,12 @@ ONNX Runtime's on five seeded examples; what is wrong has no time. Latencies are
 rounds.
 
 ``latency_ratio`` is the best peer's time over the package's: 1 or more means that nothing else is
-faster. As a package may be an engine's, ``own_only_ratio`` is the same with the farm's code alone.
-Where the package is not that, the farm's code is compiled again from the log with each choice of
-records that the job had; the choices are timed in a run of their own, and the fastest goes into the
-run with the peers, so that it gains nothing from having been chosen. ``own_time_share`` and
-``own_operator_share`` say how much of the packages is the farm's code, in the mean over the models.
+faster. A package that is an engine's is timed once, as that peer, so that no noise makes it faster
+than itself. ``own_only_ratio`` is the same with the farm's code alone. Where the package is not
+that, the farm's code is compiled again from the log with each choice of records that the job had;
+the choices are timed in a run of their own, and the fastest goes into the run with the peers, so
+that it gains nothing from having been chosen. ``own_time_share`` and ``own_operator_share`` say how
+much of the packages is the farm's code, in the mean over the models.
 
 OpenVINO is asked for float32. By itself it computes in bfloat16 where the CPU can, which is another
 answer: it differs from the float32 model's by more than a package of the farm's may. PyTorch
@@ -67,6 +68,7 @@ from coordinator.frontend.target import resolve_target
 from coordinator.results.verify import make_examples
 from device_agent.devices.cpu import describe_cpu
 from device_agent.model_runner import ModelRunner
+from protos.errors import FarmError
 from protos.records import (
     OWN,
     Artifact,
@@ -131,31 +133,42 @@ def fastest(results: Mapping[str, VariantResult]) -> str:
 
 
 def judge(
-    model: ZooModel, made: ModelFiles, report: Mapping[str, Any], device: Device, log: str
+    model: ZooModel,
+    made: ModelFiles,
+    report: Mapping[str, Any],
+    device: Device,
+    log: str,
+    rounds: int = ROUNDS,
 ) -> Verdict:
-    """Time what the job packaged beside the peers; raises RuntimeError if a package is wrong."""
+    """Time what the job packaged beside the peers; raises RuntimeError if nothing of ours runs."""
     data, wheel = made.onnx.read_bytes(), Path(report["package"]).read_bytes()
     manifest = packaged_manifest(wheel)
+    engines = [part["engine"] for part in manifest["parts"]]
     examples = make_examples(data, model.shapes, EXAMPLES)
-    packages = {PACKAGE: wheel, **engine_packages(manifest, data, model.shapes, device)}
+    packages = engine_packages(manifest, data, model.shapes, device)
     if made.weights is not None:
         packages[TORCH] = torch_package(model.name, made.weights)
-    if any(part["engine"] != OWN for part in manifest["parts"]):
-        progress(f"{model.name}: packaged for {report['engine']}; compiling our own code as well")
+    package = engines[0] if len(engines) == 1 and engines[0] != OWN else PACKAGE
+    if package == PACKAGE:
+        packages[PACKAGE] = wheel
+    own_only = PACKAGE
+    if any(engine != OWN for engine in engines):
+        progress(f"{model.name}: packaged for {', '.join(engines)}; compiling our own code as well")
         choices = own_packages(manifest, data, model.shapes, device, log)
-        own = {f"{OWN_ONLY} {number}": package for number, package in enumerate(choices)}
-        name = fastest(time_in_turn(own, examples, device)) if len(own) > 1 else next(iter(own))
-        packages[OWN_ONLY] = own[name]
+        packages[own_only := OWN_ONLY] = _chosen(choices, examples, device)
     progress(f"{model.name}: timing {', '.join(packages)} in turn")
-    variants = time_in_turn(packages, examples, device)
-    variants.setdefault(OWN_ONLY, variants[PACKAGE])
-    return Verdict(
-        model.name,
-        report["engine"],
-        report["trials"]["total"],
-        own_share(wheel, data),
-        variants,
-    )
+    variants = time_in_turn(packages, examples, device, rounds)
+    named = {**variants, PACKAGE: variants[package], OWN_ONLY: variants[own_only]}
+    share = own_share(wheel, data)
+    return Verdict(model.name, report["engine"], report["trials"]["total"], share, named)
+
+
+def _chosen(packages: Sequence[bytes], examples: bytes, device: Device) -> bytes:
+    """The fastest, by a run of its own if there are several."""
+    if len(packages) == 1:
+        return packages[0]
+    named = {str(number): package for number, package in enumerate(packages)}
+    return named[fastest(time_in_turn(named, examples, device))]
 
 
 def run(
@@ -172,7 +185,7 @@ def run(
             report = tune(model, made[model.name].onnx, limits, log, cache / "packages")
             verdict = judge(model, made[model.name], report, device, log)
             progress(f"{ratios_table([verdict])}\n{times_table([verdict])}")
-        except (ProcessFailed, RuntimeError) as error:  # hours of other models are not lost
+        except (ProcessFailed, FarmError, RuntimeError) as error:  # others are not lost
             progress(f"{model.name}: {error}")
             failed.append(f"{model.name}: {error}")
         else:

@@ -17,7 +17,6 @@ from benchmarks import model_zoo
 from benchmarks.model_packages import (
     OwnShare,
     engine_packages,
-    own_packages,
     own_share,
     packaged_manifest,
 )
@@ -30,8 +29,8 @@ from benchmarks.model_report import (
     ratios_table,
     times_table,
 )
-from benchmarks.model_zoo import ModelMissing, ZooModel, cache_folder, choose, files
-from benchmarks.models import fastest, time_in_turn
+from benchmarks.model_zoo import ModelFiles, ModelMissing, ZooModel, cache_folder, choose, files
+from benchmarks.models import fastest, judge, time_in_turn
 from benchmarks.torch_peer import torch_package
 from coordinator.frontend.importer import import_model
 from coordinator.package.manifest import EngineUsed, Latency, Manifest, Record
@@ -220,21 +219,45 @@ def test_the_engines_packages_run_the_model(
     assert run({"x": np.ones((4, 16), np.float32)})["y"].shape == (4, 16)
 
 
-def test_our_own_code_is_made_from_the_log_and_timed_beside_an_engine(
+def _judged(package: bytes, engine: str, folder: Path) -> Verdict:
+    """What becomes of a job that packaged this."""
+    (folder / "small.onnx").write_bytes(small_model())
+    (folder / "small.whl").write_bytes(package)
+    log = str(folder / "log.db")
+    TuningLog.open(log).close()  # it knows no record: our own code is the untuned one
+    report = {"package": str(folder / "small.whl"), "engine": engine, "trials": {"total": 7}}
+    made = ModelFiles(folder / "small.onnx")
+    return judge(ZooModel("small", SHAPES), made, report, _device(), log, rounds=6)
+
+
+def test_a_package_of_our_own_code_is_timed_beside_the_engines(
     wheel: bytes, tmp_path: Path
 ) -> None:
-    log = str(tmp_path / "log.db")
-    TuningLog.open(log).close()
-    device = _device()
-    manifest = packaged_manifest(wheel)
-    (own,) = own_packages(manifest, small_model(), SHAPES, device, log)  # it knows no record
-    assert own_share(own, small_model()) == OwnShare(1.0, 1.0)
-    engines = engine_packages(manifest, small_model(), SHAPES, device)
+    verdict = _judged(wheel, OWN, tmp_path)
+    assert (verdict.share, verdict.trials) == (OwnShare(1.0, 1.0), 7)
+    assert verdict.variants[OWN_ONLY] is verdict.variants[PACKAGE]
+    assert set(verdict.variants) == {PACKAGE, OWN_ONLY, "onnxruntime", "openvino"}
+    assert all(len(result.repeats_s) == 6 for result in verdict.variants.values())
+    assert verdict.failures == []
+    assert verdict.ratio(PACKAGE) == verdict.best_peer_ms / (verdict.latency_ms(PACKAGE) or 0)
+
+
+def test_an_engines_package_is_timed_as_that_engine_beside_our_own_code(
+    wheel: bytes, tmp_path: Path
+) -> None:
+    engines = engine_packages(packaged_manifest(wheel), small_model(), SHAPES, _device())
+    verdict = _judged(engines["openvino"], "openvino", tmp_path)
+    assert verdict.share == OwnShare(0.0, 0.0)
+    assert verdict.variants[PACKAGE] is verdict.variants["openvino"]
+    assert verdict.variants[OWN_ONLY].name == OWN_ONLY
+    assert verdict.latency_ms(OWN_ONLY) is not None
+    assert verdict.ratio(PACKAGE) <= 1
+
+
+def test_a_variant_that_fails_has_no_time(wheel: bytes) -> None:
     examples = make_examples(small_model(), SHAPES, 2)
-    packages = {OWN_ONLY: own, "onnxruntime": engines["onnxruntime"], "broken": b"no wheel"}
-    timed = time_in_turn(packages, examples, device, rounds=3)
-    assert list(timed) == list(packages)
-    assert len(timed[OWN_ONLY].repeats_s) == len(timed["onnxruntime"].repeats_s) == 3
+    timed = time_in_turn({"good": wheel, "broken": b"no wheel"}, examples, _device(), rounds=1)
+    assert len(timed["good"].repeats_s) == 1
     assert timed["broken"].latency_ms is None
     assert "no wheel" in timed["broken"].error
 
