@@ -98,6 +98,7 @@ async def _measure(
     )
     if not measurement.ok:
         status = measurement.status.name
-        log.warning("the %s kernel on %s: %s %s", kernel.name, device.name, status, measurement)
+        said = measurement.error
+        log.warning("the %s kernel on %s: %s: %s", kernel.name, device.name, status, said)
         return None
     return measurement

@@ -29,6 +29,7 @@ from protos.records import (
     Shape,
     TaskProgress,
     ThreadResult,
+    TrialCounts,
 )
 from tests.browser import Browser, browser
 from tests.test_results_report import JOB
@@ -188,6 +189,11 @@ def test_what_comes_from_outside_is_only_words() -> None:
         ),
         (JOB, None, "The measurements can't be had from sqlite:///log.db"),
         (JOB, History(), "all its 63 trials were in the tuning log already"),
+        (
+            replace(JOB, trials=TrialCounts()),
+            replace(HISTORY, records=HISTORY.records[:1]),
+            "No candidate was tried yet",
+        ),
     ],
 )
 def test_what_is_not_known_is_left_out_with_a_word(

@@ -132,7 +132,7 @@ def test_the_limits_of_a_real_device_are_measured_once(tmp_path: Path) -> None:
                 device = replace(farm.fleet.registry.devices_for(TARGET)[0], cache_bytes=1 << 20)
                 local, build = builders()
                 ask = (device, farm.fleet, build, farm.log)
-                first = await asyncio.wait_for(measure_limits("j", *ask), PATIENCE_S)
+                first = await measure_limits("j", *ask, patience_s=PATIENCE_S)
                 second = await measure_limits("j", *ask)
                 return device, first, second, local.built
 

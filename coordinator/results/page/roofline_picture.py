@@ -51,8 +51,10 @@ def roofline(
 ) -> Markup:
     """Both axes are logarithmic; a point's area is its share of the time."""
     knees = [peak_gflops / roof.gb_s for roof in roofs]
-    x_scale = decades([*(p.intensity for p in points), *knees, 2 * max(knees)], LEFT, RIGHT)
-    y_scale = decades([*(p.gflops for p in points), peak_gflops], BOTTOM, TOP)
+    # Room for the names of the slopes beside them, and for the points themselves.
+    around = (min(knees) / 5, 2 * max(knees))
+    x_scale = decades([*(p.intensity for p in points), *around], LEFT, RIGHT)
+    y_scale = decades([*(p.gflops / 1.5 for p in points), peak_gflops], BOTTOM, TOP)
     drawn = [
         _axes(x_scale, y_scale),
         *(_roof(roof, peak_gflops, x_scale, y_scale) for roof in roofs),

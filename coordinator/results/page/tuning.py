@@ -22,7 +22,7 @@ def curve(data: ReportData) -> Section | None:
         said = f"The measurements can't be had from {data.source}: the tuning log has them. {_HOW}"
         return Section("curve", title, (said,))
     points = tuning_curve(data.job.tasks, data.history)
-    if not points:
+    if not points or not points[-1].trials:
         return Section("curve", title, (_nothing(data),))
     return Section(
         "curve",
@@ -47,10 +47,9 @@ def _nothing(data: ReportData) -> str:
     trials = data.job.trials
     if trials.from_log:
         return (
-            f"This job measured nothing: all its {trials.total} trials were in the tuning log "
-            "already."
+            f"This job tried nothing: all its {trials.total} trials were in the tuning log already."
         )
-    return "Nothing was measured yet."
+    return "No candidate was tried yet."
 
 
 def _lead(points: Sequence[CurvePoint]) -> str:
