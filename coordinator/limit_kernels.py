@@ -18,6 +18,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, no_type_check
 
+from coordinator.frontend.cpu_features import vector_lanes
 from coordinator.frontend.target import num_threads
 from protos.records import TensorSpec
 
@@ -68,18 +69,10 @@ def limit_kernels(target_json: str, cache_bytes: int) -> list[LimitKernel]:
 
 
 def lanes(target_json: str) -> int:
-    """float32 elements in the target's widest vector.
-
-    TVM says 512 bits of every x86, so there the target's features are asked.
-    """
+    """float32 elements in the target's widest vector."""
     import tvm
-    from tvm.target import codegen
 
-    target = tvm.target.Target(json.loads(target_json))
-    features = {str(name) for name in codegen.llvm_get_cpu_features(target)}
-    known = (("avx512f", 16), ("avx", 8), ("sse2", 4))
-    by_feature = next((count for name, count in known if name in features), None)
-    return by_feature or max(1, int(codegen.llvm_get_vector_width(target)) // 32)
+    return vector_lanes(tvm.target.Target(json.loads(target_json)))
 
 
 def flops(target_json: str, steps: int = STEPS) -> float:

@@ -175,3 +175,22 @@ def test_a_trace_of_metaschedules_own_is_none_of_ours() -> None:
     tiling = _tiling(MATMUL)
     assert tiling is not None
     assert tiling.step(Schedule(MATMUL).trace, serial=False) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "width", "registers"),
+    [
+        ({"mcpu": "znver4"}, 16, 32),
+        ({"mcpu": "znver3"}, 8, 16),
+        ({"mcpu": "x86-64-v2"}, 4, 16),
+        ({"mcpu": "cortex-a76", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]}, 4, 32),
+    ],
+)
+def test_what_a_cpu_has_for_tiles(target: dict[str, object], width: int, registers: int) -> None:
+    import tvm
+
+    from coordinator.search.tile_sketches import _cpu
+
+    triple = {"mtriple": "x86_64-linux-gnu"} | target
+    loops = _cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
+    assert (loops.width, loops.registers, loops.threads) == (width, registers, 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 _X86 = {
     "adx": "adx",
@@ -105,3 +106,18 @@ def host_flags() -> tuple[str, ...]:
         if name.strip() in ("flags", "Features"):
             return tuple(sorted(set(value.split())))
     return ()
+
+
+def vector_lanes(target: Any) -> int:
+    """float32 elements in the widest vector of a CPU target.
+
+    TVM says 512 bits of every x86, so there the target's features are asked.
+    """
+    from tvm.target import codegen
+
+    features = {str(name) for name in codegen.llvm_get_cpu_features(target)}
+    by_feature = next((count for name, count in _X86_LANES if name in features), None)
+    return by_feature or max(1, int(codegen.llvm_get_vector_width(target)) // 32)
+
+
+_X86_LANES = (("avx512f", 16), ("avx", 8), ("sse2", 4))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coordinator.frontend.cpu_features import vector_lanes
 from coordinator.search.register_tiles import MIN_LANES, Factors, Loops, TileSpace
 
 log = logging.getLogger(__name__)
@@ -101,13 +102,11 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
 
 
 def _cpu(target: Any) -> Loops:
-    from tvm.target.codegen import llvm_get_vector_width
-
-    bits = int(llvm_get_vector_width(target))
+    lanes = vector_lanes(target)
     threads = int(target.attrs["num-cores"])
     # AVX-512 and NEON have 32 registers, AVX and SSE 16.
-    registers = 16 if bits == 256 or (bits == 128 and "x86" in str(target)) else 32
-    return Loops((), (), max(1, bits // 32), registers, threads)
+    registers = 16 if lanes == 8 or (lanes == 4 and "x86" in str(target)) else 32
+    return Loops((), (), lanes, registers, threads)
 
 
 def _inlined(module: Any, target: Any) -> Any:
