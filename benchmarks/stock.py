@@ -1,7 +1,7 @@
 """The peer: stock MetaSchedule on one model, in a process of its own.
 
-``run_stock`` starts ``python -m benchmarks.stock`` and reads what that writes. The child imports
-the model with TVM's own passes, and tunes it with ``ms.tune_tir``: LocalBuilder (its time-out
+``run_stock`` starts ``python -m benchmarks.stock`` and reads what that writes. The child takes the
+program that the farm makes of the model, and tunes it with ``ms.tune_tir``: LocalBuilder (time-out
 raised from 30 to 300 s, or it builds nothing: every builder process first parses the intrinsics of
 every target), LocalRunner and the XGBoost model, all else as it comes. The runner is asked for one
 candidate at a time, which is what it does by itself, so as to note when each was measured. Stock
@@ -81,27 +81,17 @@ def run_stock(operator: Operator, target: str, trials: int, seed: int) -> StockR
     return StockRun(**{**found, "whole_s": whole_s})
 
 
-def workload(model: bytes, target: Any) -> Any:
-    """The IRModule of the model's operator with the most arithmetic, by TVM's own passes."""
-    import onnx
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
-    from tvm.s_tir import meta_schedule as ms
-    from tvm.s_tir.analysis import estimate_tir_flops
+def workload(model: bytes, target_json: str) -> Any:
+    """The IRModule of the model's operator with the most arithmetic, as the farm imports it.
 
-    passes = tvm.transform.Sequential(
-        [
-            relax.transform.DecomposeOpsForInference(),
-            relax.transform.CanonicalizeBindings(),
-            relax.get_pipeline("zero"),
-        ]
-    )
-    with target:
-        lowered = passes(from_onnx(onnx.load_from_string(model), keep_params_in_input=False))
-    tasks = ms.relax_integration.extract_tasks(lowered, target, params={})
-    modules = [task.dispatched[0] for task in tasks]
-    return max(modules, key=lambda module: float(estimate_tir_flops(module)))
+    TVM's own passes would leave a convolution channels first. Both search the same program.
+    """
+    import tvm
+
+    from coordinator.frontend.importer import import_model
+
+    tasks = import_model(model, {}, target_json).tasks
+    return tvm.ir.load_json(max(tasks, key=lambda task: task.flops).workload_json)
 
 
 def noting_runner(moments: list[float]) -> Any:
@@ -150,7 +140,7 @@ def tune(model: bytes, target_json: str, trials: int, seed: int) -> StockRun:
     from tvm.s_tir import meta_schedule as ms
 
     target = tvm.target.Target(json.loads(target_json))
-    module = workload(model, target)
+    module = workload(model, target_json)
     moments: list[float] = []
     results: list[tuple[bool, float | None]] = []
     builder = ms.builder.LocalBuilder(timeout_sec=BUILD_TIMEOUT_S)
