@@ -58,7 +58,7 @@ stubs: setup  ## regenerate protos/farm_pb2* from protos/farm.proto
 lock: setup  ## write the versions that .venv has into requirements.lock
 	@{ echo '# Constraints: the version of everything that setup.cfg pulls in. Written by `make lock`.'; \
 	  $(BIN)/python -m pip --disable-pip-version-check freeze --all --exclude-editable \
-	  $$(sed -n 's/^\([A-Za-z0-9-]*\)==.*/--exclude \1/p' demo-models.txt) --exclude pip; \
+	  $$(sed -n 's/^\([A-Za-z0-9-]*\)==.*/--exclude \1/p' demo-models.txt benchmark-models.txt) --exclude pip; \
 	} > $(VENV)/lock && mv $(VENV)/lock requirements.lock && touch $(STAMP)
 
 clean:  ## remove caches and build outputs; .venv, the tuning log and packages stay

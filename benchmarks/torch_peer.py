@@ -51,7 +51,10 @@ class CompiledModel:
         cache = Path(weights).parent / "torchinductor"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         import torch
+        from torch._inductor import config
 
+        config.freezing = True  # as one of compile()'s options it comes too late for the weights
+        config.compile_threads = 1  # no pool of compiling processes
         torch.set_num_threads(num_threads)
         network = architecture(choose([name])[0]).eval()
         network.load_state_dict(torch.load(weights, weights_only=True))
@@ -59,7 +62,6 @@ class CompiledModel:
             network,
             fullgraph=True,
             dynamic=False,
-            options={"freezing": True, "compile_threads": 1},  # no pool of compiling processes
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
