@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ import pytest
 
 from coordinator.frontend.importer import import_model
 from coordinator.frontend.target import resolve_target
-from coordinator.package.manifest import Manifest
-from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_parts
 from coordinator.results.difference import (
     MAX_EXAMPLE_BYTES,
@@ -25,22 +22,14 @@ from coordinator.results.difference import (
 from coordinator.results.packaged import Packaged
 from coordinator.results.verify import load_examples, make_examples
 from coordinator.tuning_log import Evidence
-from device_agent.devices.cpu import describe_cpu
-from device_agent.model_runner import ModelRunner
 from protos.records import (
     UNTUNED_TRACE,
-    Artifact,
     Candidate,
-    Circumstances,
-    EvaluatorConfig,
     JobSpec,
     MeasurementStatus,
-    ModelMeasurement,
-    ModelVariant,
-    ModelWork,
-    Telemetry,
 )
 from tests import models
+from tests.local_device import manifest, measure, run_here
 
 TARGET = resolve_target("auto", threads=1)
 
@@ -93,26 +82,8 @@ def test_the_device_names_the_first_wrong_tensor(culprit: str | None) -> None:
         arrays.update({f"in{index}/{name}": value for name, value in inputs.items()})
     data = io.BytesIO()
     np.savez(data, **arrays)
-    manifest = Manifest(
-        model_file="exposed.onnx",
-        model_sha256="ab" * 32,
-        target_json=TARGET,
-        cpu_features=(),
-        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
-        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
-    )
-    _, wheel = write_wheel(compile_parts(imported.parts, TARGET, {}), manifest)
-    work = ModelWork(
-        (ModelVariant("exposed", Artifact.of(wheel)),),
-        Artifact.of(data.getvalue()),
-        EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1),
-        1,
-    )
-    runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
-    try:
-        (result,) = runner.run(work, lambda artifact: artifact.data).variants
-    finally:
-        runner.close()
+    way = Packaged(compile_parts(imported.parts, TARGET, {}), manifest(imported, TARGET))
+    (result,) = asyncio.run(measure({"exposed": way}, data.getvalue())).variants
     if culprit is None:
         assert (result.status, result.wrong_output) == (MeasurementStatus.OK, "")
     else:
@@ -121,46 +92,13 @@ def test_the_device_names_the_first_wrong_tensor(culprit: str | None) -> None:
         assert "output 'biased' of example 1 differs" in result.error
 
 
-class Device:
-    """This machine, without a farm around."""
-
-    async def measure(
-        self,
-        ways: Mapping[str, Packaged],
-        examples: bytes,
-        evaluator: EvaluatorConfig | None = None,
-    ) -> ModelMeasurement:
-        once = evaluator or EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1)
-        variants = tuple(
-            [ModelVariant(name, Artifact.of((await way.wheel())[1])) for name, way in ways.items()]
-        )
-        runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
-        try:
-            work = ModelWork(variants, Artifact.of(examples), once, 1)
-            run = runner.run(work, lambda artifact: artifact.data)
-        finally:
-            runner.close()
-        circumstances = Circumstances("test", {}, once, 1, (0,), False, Telemetry(), Telemetry())
-        return ModelMeasurement("lease", run.variants, circumstances)
-
-
-async def run_here(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
-
-
 def difference(data: bytes) -> Difference:
     imported = import_model(data, {}, TARGET)
-    manifest = Manifest(
-        model_file="wrong.onnx",
-        model_sha256="ab" * 32,
-        target_json=TARGET,
-        cpu_features=(),
-        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
-        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
-    )
     spec = JobSpec("wrong", "ab" * 32, TARGET, trials=1)
     examples = make_examples(data, {}, 2, 0)
-    return Difference(spec, data, imported, manifest, run_here, Device().measure, examples)
+    return Difference(
+        *(spec, data, imported, manifest(imported, TARGET), run_here, measure, examples)
+    )
 
 
 def test_what_the_frontend_means_something_else_by_is_named(

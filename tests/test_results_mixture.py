@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -15,28 +14,21 @@ from coordinator.frontend.importer import import_model
 from coordinator.frontend.onnx_model import fold, load_model
 from coordinator.frontend.regions import region_starts, slices
 from coordinator.frontend.target import resolve_target
-from coordinator.package.manifest import EngineUsed, Manifest
+from coordinator.package.manifest import EngineUsed
 from coordinator.results.mixture import MixtureSearch, costs, is_worth_a_look
 from coordinator.results.packaged import Packaged
 from coordinator.results.placement import Cost, place
 from coordinator.results.verify import make_examples
-from device_agent.devices.cpu import describe_cpu
-from device_agent.model_runner import ModelRunner
 from protos import engines
 from protos.records import (
     OWN,
-    Artifact,
-    Circumstances,
     EvaluatorConfig,
     JobSpec,
     MeasurementStatus,
     ModelMeasurement,
-    ModelVariant,
-    ModelWork,
-    Telemetry,
     VariantResult,
 )
-from tests import models
+from tests import local_device, models
 
 TARGET = resolve_target("auto", threads=1)
 
@@ -139,7 +131,7 @@ def test_what_is_twice_as_fast_is_so_everywhere(
 
 
 class Device:
-    """This machine, without a farm around. The times that it reports are made up."""
+    """This machine, but the times that it reports are made up."""
 
     def __init__(self, alone_ms: list[dict[str, float]]) -> None:
         self._alone_ms = iter(alone_ms)
@@ -151,45 +143,32 @@ class Device:
         examples: bytes,
         evaluator: EvaluatorConfig | None = None,
     ) -> ModelMeasurement:
-        variants = tuple(
-            [ModelVariant(name, Artifact.of((await way.wheel())[1])) for name, way in ways.items()]
-        )
-        once = EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1)
-        runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
-        try:
-            work = ModelWork(variants, Artifact.of(examples), once, 1)
-            run = runner.run(work, lambda artifact: artifact.data)
-        finally:
-            runner.close()
-        self.checked.append({one.name: one.status for one in run.variants})
+        found = await local_device.measure(ways, examples)
+        self.checked.append({one.name: one.status for one in found.variants})
         times = next(self._alone_ms)
         faked = tuple(
-            VariantResult(one.name, one.status, (times[one.name] / 1e3,)) for one in run.variants
+            VariantResult(one.name, one.status, (times[one.name] / 1e3,)) for one in found.variants
         )
-        circumstances = Circumstances(
-            "test", {}, evaluator or once, 1, (0,), False, Telemetry(), Telemetry()
-        )
-        return ModelMeasurement("lease", faked, circumstances)
-
-
-async def run_here(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
+        return replace(found, variants=faked)
 
 
 def search(data: bytes, device: Device) -> MixtureSearch:
     imported = import_model(data, {}, TARGET)
     used = EngineUsed("onnxruntime", engines.installed()["onnxruntime"], "MIT")
-    manifest = Manifest(
-        model_file="mixed.onnx",
-        model_sha256="ab" * 32,
-        target_json=TARGET,
-        cpu_features=(),
-        inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
-        outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
-    )
+    manifest = local_device.manifest(imported, TARGET)
     spec = JobSpec("mixed", "ab" * 32, TARGET, trials=1)
     return MixtureSearch(
-        *(spec, data, {}, {}, manifest, {used.name: used}, False, run_here, device.measure)
+        *(
+            spec,
+            data,
+            {},
+            {},
+            manifest,
+            {used.name: used},
+            False,
+            local_device.run_here,
+            device.measure,
+        )
     )
 
 
