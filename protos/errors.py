@@ -2,7 +2,7 @@
 
     FarmError                       anything we raise on purpose
     ├── BadRequest                  what the caller gave is wrong; the message says what to do
-    │   ├── BadModel                not a model, or one that can't be imported
+    │   ├── BadModel                not a model, or nothing in it can be tuned
     │   ├── BadTarget               unknown or unusable target
     │   └── ProtocolViolation       a peer broke the contract of the stream
     ├── NotFound                    no such job, device, package, artifact
@@ -27,7 +27,7 @@ class BadRequest(FarmError):
 
 
 class BadModel(BadRequest):
-    """Not a model, or one with a part that can't be imported (named)."""
+    """Not a model, or one in which nothing can be tuned; what can't be imported is named."""
 
 
 class BadTarget(BadRequest):

@@ -118,6 +118,7 @@ def test_a_shape_that_is_not_the_models(run: Run, model: Path) -> None:
         (("j-nothere",), ("no job 'j-nothere'", "tunefarm jobs list")),
         (("latest", "--html", "nowhere/page.html"), ("nowhere/page.html", "does not exist")),
         (("latest", "--html", "."), ("is a folder",)),
+        (("latest", "--html", "/dev/null"), ("/dev/null is no plain file", "give a file")),
     ],
 )
 def test_a_report_of_what_is_not_there(

@@ -66,8 +66,16 @@ def add_html(parser: argparse.ArgumentParser) -> None:
 
 def check_html(path: Path | None) -> None:
     """Raises BadRequest, before any work is done for nothing, if the page can't be written."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+    if path is None:
+        return
+    what = ""
+    if path.is_dir():
+        what = "is a folder"
+    elif path.exists() and not path.is_file():
+        what = "is no plain file and would be replaced"
+    elif not path.absolute().parent.is_dir():
+        what = "is in a folder that does not exist"
+    if what:
         raise BadRequest(f"--html {path} {what}; give a file in a folder that is there")
 
 
