@@ -109,6 +109,7 @@ def run_farm(operator: Operator, target: str, trials: int, seed: int) -> FarmRun
             [
                 *(sys.executable, "-m", "coordinator.cli.main", "tune", str(model)),
                 *("--trials", str(trials), "--seed", str(seed), "--target", target, "--json"),
+                *("--convolutions", "direct"),  # stock tunes that workload and no other
                 *("--log", str(log), "--out", directory),
             ],
             os.environ,

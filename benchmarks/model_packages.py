@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 
-from coordinator.frontend.importer import import_model
+from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.onnx_model import load_model
 from coordinator.frontend.target import cpu_flags
 from coordinator.package.manifest import Manifest
@@ -24,7 +24,8 @@ from coordinator.package.wheel import PartFiles, write_wheel
 from coordinator.results.compile import compile_parts
 from coordinator.results.engines import engine_manifest, engines_used
 from coordinator.results.selection import selections
-from coordinator.tuning_log import TuningLog
+from coordinator.search.composition import Known, compose
+from coordinator.tuning_log import Evidence, TuningLog
 from protos.engines import REFERENCE_ENGINE
 from protos.records import OWN, Device, Shape, TensorSpec
 
@@ -101,10 +102,14 @@ def own_packages(
     try:
         known = {
             task.workload_key: tuning_log.evidence(task.workload_key, device.kind)
-            for task in imported.tasks
+            for task in imported.all_tasks
         }
     finally:
         tuning_log.close()
+    winograd = _winograd(imported, known)
+    if winograd:
+        imported = import_model(model, shapes, target, winograd)
+    known = {task.workload_key: known[task.workload_key] for task in imported.tasks}
     used = [one for name, one in engines_used(device).items() if name == REFERENCE_ENGINE]
     described = replace(
         _described(manifest),
@@ -116,6 +121,19 @@ def own_packages(
         traces = {key: chosen.candidate.trace_json for key, chosen in choice.items()}
         found.append(write_wheel(compile_parts(imported.parts, target, traces), described)[1])
     return found
+
+
+def _winograd(
+    imported: ImportedModel, known: Mapping[str, Sequence[Evidence]]
+) -> Mapping[str, int]:
+    """The algorithms that a job chooses, by the latencies of its search."""
+    best_us = {
+        key: min((one.latency_us for one in items if one.latency_us is not None), default=None)
+        for key, items in known.items()
+    }
+    direct = {task.workload_key: task.weight for task in imported.all_tasks}
+    found = {key: Known(us, 0) for key, us in best_us.items() if us is not None}
+    return compose(direct, imported.variants, found).winograd
 
 
 def _described(manifest: Mapping[str, Any]) -> Manifest:

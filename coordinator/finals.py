@@ -119,7 +119,7 @@ class Finals:
         """Play until every task that matters has its winner, or the monotonic clock says stop."""
         known = [await self._known(run) for run in self._runs]
         costs = [
-            run.task.weight * min((i.latency_us for i in items if i.latency_us), default=0.0)
+            run.weight * min((i.latency_us for i in items if i.latency_us), default=0.0)
             for run, items in zip(self._runs, known, strict=True)
         ]
         least = self._config.min_share * sum(costs)

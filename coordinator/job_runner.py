@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,9 @@ class JobRunner:
         spec = self.job.spec
         model = await asyncio.to_thread(self._log.get_blob, spec.model_sha256)
         with self._helpers() as helpers:  # they load the compiler while the model is imported
-            imported = await self._import(model)
+            imported = await self._import(model, {} if self.job.spec.direct_convolutions else None)
+            tasks = imported.all_tasks
+            await asyncio.to_thread(self._log.set_tasks, self.job.job_id, tasks)
             device = await self._device()
             check_left_to_engine(imported.theirs, device)
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
@@ -136,17 +138,18 @@ class JobRunner:
                 result = await self._finish(model, imported, device)
         return result
 
-    async def _import(self, model: bytes) -> ImportedModel:
+    async def _import(
+        self, model: bytes, winograd: Mapping[str, int] | None = None
+    ) -> ImportedModel:
         from coordinator.frontend.importer import import_model
 
         spec = self.job.spec
         with self._clock.stage("import"):
             imported: ImportedModel = await self._builders.run(
-                import_model, model, spec.shapes, spec.target_json
+                import_model, model, spec.shapes, spec.target_json, winograd
             )
         if not imported.tasks:
             raise JobFailed("the model has no operator that could be tuned")
-        await asyncio.to_thread(self._log.set_tasks, self.job.job_id, imported.tasks)
         return imported
 
     async def _device(self) -> Device:
@@ -176,7 +179,9 @@ class JobRunner:
             replace(EVALUATOR, cold_cache=spec.cold_cache),
         )
         learning = Learning(lab, search, trainer)
-        self._tuner = tuner = Tuner(lab, imported.tasks, search, learning, self._progress)
+        self._tuner = tuner = Tuner(
+            lab, imported.all_tasks, search, learning, self._progress, imported.variants
+        )
         await self._set(stage="reading the tuning log")
         await tuner.remember()
         if self._from_log is None:
@@ -263,9 +268,10 @@ class JobRunner:
             await measure_limits(self.job.job_id, device, self._fleet, self._builders, self._log)
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
-        finisher = Finisher(
-            self.job, model, imported, device, self._log, self._fleet, self._builders
-        )
+        await self._set(stage="importing the model with the algorithms that won", remaining_s=None)
+        winograd = self._tuner.winograd if self._tuner is not None else {}
+        models = [await self._import(model, winograd), imported] if winograd else [imported]
+        finisher = Finisher(self.job, model, models, device, self._log, self._fleet, self._builders)
 
         async def stage(text: str) -> None:
             await self._set(stage=text, remaining_s=None)
@@ -289,7 +295,7 @@ class JobRunner:
         self.job = replace(
             self.job,
             trials=tuner.counts,
-            tasks=tuple(run.progress() for run in tuner.runs),
+            tasks=tuple(run.progress() for run in tuner.runs if run.weight),
             ranking=tuner.ranking,
             elapsed_s=elapsed,
             remaining_s=remaining,

@@ -28,12 +28,16 @@ class FinalResult:
 class TaskRun:
     """One task of the job and what is known of it. Latencies in microseconds.
 
-    ``best_after`` is the best latency after each batch; ``outcomes`` is by candidate key;
-    ``opened`` and ``reference`` are shared by the batches that wait for them; ``artifacts`` are
-    those that may come into the finals, by candidate key.
+    ``weight`` is how often the model runs it as it would be made now, ``stake`` what a microsecond
+    of it is worth to the search (``search/composition.py``). ``best_after`` is the best latency
+    after each batch; ``outcomes`` is by candidate key; ``opened`` and ``reference`` are shared by
+    the batches that wait for them; ``artifacts`` are those that may come into the finals, by
+    candidate key.
     """
 
     task: Task
+    weight: int = field(init=False)
+    stake: float = field(init=False)
     untuned_us: float | None = None
     best_us: float | None = None
     trials: int = 0
@@ -46,15 +50,19 @@ class TaskRun:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     final: FinalResult | None = None
 
+    def __post_init__(self) -> None:
+        self.weight, self.stake = self.task.weight, float(self.task.weight)
+
     def state(self) -> TaskState:
         """What the task scheduler sees; a task without a working baseline is exhausted."""
         return TaskState(
-            self.task.weight,
+            self.weight,
             self.untuned_us or 0.0,
             self.task.flops,
             tuple(self.best_after),
             self.in_flight,
             self.exhausted or self.untuned_us is None,
+            self.stake,
         )
 
     def progress(self) -> TaskProgress:
@@ -63,7 +71,7 @@ class TaskRun:
         return TaskProgress(
             self.task.name,
             self.task.workload_key,
-            self.task.weight,
+            self.weight,
             self.untuned_us,
             final.latency_us if final else self.best_us,
             self.trials,

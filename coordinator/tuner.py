@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.budget import Budget, Ended, Flatness, operators_us
 from coordinator.experiments import Experiments, Lab
+from coordinator.frontend.variants import Variant
 from coordinator.learning import Learning
 from coordinator.search import task_scheduler
+from coordinator.search.composition import Known, compose
 from coordinator.search.proposer import Outcome, Proposal
 from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
@@ -46,9 +48,13 @@ class Tuner:
         search: SearchPool,
         learning: Learning,
         changed: Callable[[], None],
+        variants: Sequence[Variant] = (),
     ) -> None:
-        """``changed`` is called when there is progress to show."""
+        """``changed`` is called when there is progress to show; ``variants`` are of the model that
+        runs each of ``tasks`` as often as its weight says."""
         self.runs = [TaskRun(task) for task in tasks]
+        self.winograd: Mapping[str, int] = {}
+        self._variants = variants
         self.counts = TrialCounts()
         self._lab = lab
         self.experiments = Experiments(lab)
@@ -78,7 +84,22 @@ class Tuner:
                 run.best_after.append(run.best_us)
             ok = sum(outcome.latency_us is not None for outcome in tried)
             self._count(ok, len(tried) - ok, from_log=len(tried))
+        self._compose()
         await self._learning.adopt()
+
+    def _compose(self) -> None:
+        """Choose the algorithm of each convolution anew, and what is worth tuning."""
+        known = {
+            run.task.workload_key: Known(run.best_us, run.trials // self._search.batch_size)
+            for run in self.runs
+            if run.best_us is not None
+        }
+        direct = {run.task.workload_key: run.task.weight for run in self.runs}
+        made = compose(direct, self._variants, known)
+        for run in self.runs:
+            run.weight = made.weights[run.task.workload_key]
+            run.stake = made.stakes[run.task.workload_key]
+        self.winograd = made.winograd
 
     async def baseline(self) -> None:
         """Time the untuned program of every task that the log does not know.
@@ -116,6 +137,7 @@ class Tuner:
                 measurement.status.name,
                 measurement.error,
             )
+        self._compose()
         self._changed()
 
     async def tune(self, budget: Budget) -> Ended:
@@ -212,6 +234,7 @@ class Tuner:
         self._count(ok, len(known) - ok)
         if run.best_us is not None:
             run.best_after.append(run.best_us)
+        self._compose()
         telling = [outcome for outcome, measurement in known if measurement.status.teaches]
         await self._search.observe(run.task.workload_key, telling)
         await self._learning.learn(run, proposals, measurements)

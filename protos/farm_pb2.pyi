@@ -438,7 +438,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -456,6 +456,7 @@ class JobSpec(_message.Message):
     COLD_CACHE_FIELD_NUMBER: _ClassVar[int]
     TARGET_LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     FLAT_SHARE_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_CONVOLUTIONS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -466,7 +467,8 @@ class JobSpec(_message.Message):
     cold_cache: bool
     target_latency_ms: float
     flat_share: float
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ...) -> None: ...
+    direct_convolutions: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")

@@ -449,7 +449,8 @@ class JobSpec:
     """What a client asks for.
 
     ``target_latency_ms`` is of the whole model: tuning ends when it is reached. ``flat_share`` is
-    the share of the operators' time that tuning must win per minute, or it ends.
+    the share of the operators' time that tuning must win per minute, or it ends. With
+    ``direct_convolutions`` no other algorithm is tried for them.
     """
 
     model_name: str
@@ -462,14 +463,18 @@ class JobSpec:
     cold_cache: bool = False
     target_latency_ms: float | None = None
     flat_share: float | None = None
+    direct_convolutions: bool = False
 
     @property
     def identity(self) -> str:
-        """Jobs of one identity continue each other: same model, shapes, target and caches."""
+        """Jobs of one identity continue each other: same model, shapes, target, caches and
+        algorithms."""
         shapes = {name: list(shape.dims) for name, shape in self.shapes.items()}
         made_of: list[object] = [self.model_sha256, shapes, self.target_json]
         if self.cold_cache:
             made_of.append("cold")
+        if self.direct_convolutions:
+            made_of.append("direct")
         return sha256_hex(canonical_json(made_of).encode())
 
 

@@ -57,7 +57,7 @@ def test_the_kernels_of_regions_are_those_of_the_whole() -> None:
 
     data = models.several_steps(4)
     starts = find_regions(data, {}, 2)
-    regions = import_regions(data, {}, TARGET, starts, [True, True])
+    regions = import_regions(data, {}, TARGET, starts, [True, True], {})
     known = {task.workload_key for task in import_model(data, {}, TARGET).tasks}
     assert len(regions) == 2
     for region in regions:
@@ -163,12 +163,13 @@ def search(data: bytes, device: Device) -> MixtureSearch:
             data,
             {},
             {},
+            {},
             manifest,
             {used.name: used},
             False,
             local_device.run_here,
             device.measure,
-        )
+        ),
     )
 
 

@@ -18,6 +18,8 @@ TASK = Task("t", "w", "{}", 1, (), 1, 1e6)
 class FakeSearch:
     """Takes what it is told; the real one is a Ray actor."""
 
+    batch_size = 16
+
     def __init__(self) -> None:
         self.observed: list[Outcome] = []
 

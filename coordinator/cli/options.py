@@ -144,6 +144,7 @@ def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> Job
         cold_cache=options.cache == "cold",
         target_latency_ms=options.target_latency,
         flat_share=options.until_flat,
+        direct_convolutions=options.convolutions == "direct",
     )
 
 
@@ -194,6 +195,13 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         default="warm",
         help="caches when times are taken: as the run before left them (warm), or emptied before "
         "every run (cold). The log keeps the two apart (default: warm)",
+    )
+    parser.add_argument(
+        "--convolutions",
+        choices=("any", "direct"),
+        default="any",
+        help="algorithms for 3x3 convolutions: Winograd's, too, where it is faster and the model's "
+        "outputs stay right (any), or none but the direct one (default: any)",
     )
     parser.add_argument(
         "--seed",

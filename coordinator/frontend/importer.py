@@ -15,14 +15,15 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
 from .layouts import channels_last
-from .low_maps import legalize_convolutions
 from .onnx_model import (
     cannot_import,
     fold,
@@ -35,6 +36,7 @@ from .parts import cut, open_shapes
 from .regions import region_starts, slices
 from .rewrite import multiply_by_reciprocals
 from .tasks import extract_tasks, merge_tasks
+from .variants import Variant, find_variants, of_one_kind
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class ImportedModel:
     """A model ready to be tuned and compiled: its parts in the order in which they run.
 
     ``tasks`` are those of all parts; ``theirs`` names the operators that ONNX Runtime runs.
+    ``winograd`` are the convolutions that are not computed directly; ``variants`` could be had
+    instead of direct ones, with ``variant_tasks``, which the model does not have as it is.
     """
 
     parts: tuple[ImportedPart, ...]
@@ -83,6 +87,15 @@ class ImportedModel:
     outputs: tuple[Tensor, ...]
     stage_s: Mapping[str, float]
     theirs: tuple[str, ...] = ()
+    winograd: WinogradTiles = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+    variant_tasks: tuple[Task, ...] = ()
+
+    @property
+    def all_tasks(self) -> tuple[Task, ...]:
+        """Those of the model as it is, and with a weight of 0 those that it has with variants."""
+        own = {task.workload_key for task in self.tasks}
+        return (*self.tasks, *(t for t in self.variant_tasks if t.workload_key not in own))
 
 
 class _Stages:
@@ -98,11 +111,18 @@ class _Stages:
         self.seconds[name] = round(time.monotonic() - started, 3)
 
 
-def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> ImportedModel:
+def import_model(
+    data: bytes,
+    shapes: Mapping[str, Shape],
+    target_json: str,
+    winograd: WinogradTiles | None = None,
+) -> ImportedModel:
     """Fold, import, lower and fuse a model, and find its tasks.
 
-    Takes from a second to a minute. What can't be imported is left to ONNX Runtime, with what lies
-    between; raises BadModel if that leaves nothing to be tuned, and for what can't be lowered.
+    Its convolutions are direct, with what else they could be in ``variants``; or they are what
+    ``winograd`` says. Takes from a second to a minute. What can't be imported is left to ONNX
+    Runtime, with what lies between; raises BadModel if that leaves nothing to be tuned, and for
+    what can't be lowered.
     """
     stage = _Stages()
     with stage("compiler"):
@@ -110,7 +130,9 @@ def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> 
         from tvm import relax  # noqa: F401
     with stage("prepass"):
         folded = fold(load_model(data, shapes))
-    parts, tasks, theirs = _import_parts(folded, target_json, stage)
+    parts, tasks, theirs = _import_parts(folded, target_json, stage, winograd or {})
+    with stage("variants"):
+        variants, variant_tasks = _variants(parts, target_json) if winograd is None else ((), ())
     log.info("imported %d tasks in %s s", len(tasks), stage.seconds)
     known = {tensor.name: tensor for part in parts for tensor in part.tensors}
     return ImportedModel(
@@ -120,7 +142,25 @@ def import_model(data: bytes, shapes: Mapping[str, Shape], target_json: str) -> 
         outputs=tuple(known.get(v.name) or _tensor(v) for v in folded.graph.output),
         stage_s=stage.seconds,
         theirs=theirs,
+        winograd=dict(winograd or {}),
+        variants=variants,
+        variant_tasks=variant_tasks,
     )
+
+
+def _variants(
+    parts: Sequence[_Imported], target_json: str
+) -> tuple[tuple[Variant, ...], tuple[Task, ...]]:
+    """Those of all parts of ours, and the tasks that the model has with them only."""
+    found: list[Variant] = []
+    tasks: list[tuple[Task, ...]] = []
+    for part in parts:
+        if part.part.ours:
+            lower = partial(_lower, part.module, target_json)
+            ways, made = find_variants(part.module, part.tasks, lower)
+            found += ways
+            tasks.append(made)
+    return of_one_kind(found), merge_tasks(tasks)
 
 
 @dataclass(frozen=True)
@@ -143,23 +183,26 @@ def import_regions(
     target_json: str,
     starts: Sequence[int],
     wanted: Sequence[bool],
+    winograd: WinogradTiles,
 ) -> tuple[Region, ...]:
-    """The regions of a model that begin at these of its nodes; those ``wanted`` imported.
+    """The regions of a model that begin at these of its nodes; those ``wanted`` imported, with
+    their convolutions as ``winograd`` says.
 
     Raises BadModel, see ``fold``.
     """
     folded = fold(load_model(data, shapes))
     return tuple(
-        _region(part, target_json, ours)
+        _region(part, target_json, winograd if ours else None)
         for part, ours in zip(slices(folded, starts), wanted, strict=True)
     )
 
 
-def _region(model: Any, target_json: str, wanted: bool) -> Region:
+def _region(model: Any, target_json: str, winograd: WinogradTiles | None) -> Region:
+    """Imported if ``winograd`` is not None."""
     ours, kernels = None, {}
-    if wanted:
+    if winograd is not None:
         try:
-            imported = _import_part(model, target_json, _Stages())
+            imported = _import_part(model, target_json, _Stages(), winograd)
             ours, kernels = imported.part, {t.workload_key: t.weight for t in imported.tasks}
         except _RefusedError as error:
             log.info("a region is no part of ours: %s", error)
@@ -182,11 +225,13 @@ def find_regions(data: bytes, shapes: Mapping[str, Shape], most: int) -> tuple[i
 
 @dataclass(frozen=True)
 class _Imported:
-    """A part, its tasks, and the tensors that it reads and writes."""
+    """A part, its tasks, the tensors that it reads and writes, and its module before it was
+    lowered, if it is ours."""
 
     part: ImportedPart
     tasks: tuple[Task, ...]
     tensors: tuple[Tensor, ...]
+    module: Any = None
 
 
 class _RefusedError(Exception):
@@ -200,7 +245,7 @@ class _RefusedError(Exception):
 
 
 def _import_parts(
-    folded: Any, target_json: str, stage: _Stages
+    folded: Any, target_json: str, stage: _Stages, winograd: WinogradTiles
 ) -> tuple[list[_Imported], tuple[Task, ...], tuple[str, ...]]:
     """Cut the model until all parts of ours can be imported."""
     refused = unsupported_operators(folded)
@@ -211,7 +256,9 @@ def _import_parts(
             raise reason
         try:
             parts = [
-                _import_part(one.model, target_json, stage) if one.ours else _theirs(one.model)
+                _import_part(one.model, target_json, stage, winograd)
+                if one.ours
+                else _theirs(one.model)
                 for one in cuts
             ]
         except _RefusedError as error:
@@ -236,15 +283,19 @@ def _to_blame(folded: Any, output: str | None, refused: Mapping[int, str]) -> di
     return {i: operator(node, i) for i, node in found.items() if i not in refused}
 
 
-def _import_part(model: Any, target_json: str, stage: _Stages) -> _Imported:
+def _import_part(
+    model: Any, target_json: str, stage: _Stages, winograd: WinogradTiles
+) -> _Imported:
     """Import, lower and fuse a part of ours; raises _RefusedError."""
     import tvm
 
     with stage("import"):
         module = _from_onnx(model)
     try:
+        with stage("prepare"):
+            prepared = _prepare(module, target_json)
         with stage("lower"):
-            lowered = _lower(module, target_json)
+            lowered = _lower(prepared, target_json, winograd)
         with stage("tasks"):
             tasks = extract_tasks(lowered)
         inputs, outputs = _inputs(model, module["main"]), _outputs(model, lowered["main"])
@@ -259,7 +310,7 @@ def _import_part(model: Any, target_json: str, stage: _Stages) -> _Imported:
         arguments=tuple(tensor.spec for tensor in inputs),
         workloads=frozenset(task.workload_key for task in tasks),
     )
-    return _Imported(part, tasks, (*inputs, *outputs))
+    return _Imported(part, tasks, (*inputs, *outputs), prepared)
 
 
 def _theirs(model: Any) -> _Imported:
@@ -317,18 +368,33 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _lower(module: Any, target_json: str) -> Any:
+def _prepare(module: Any, target_json: str) -> Any:
+    """What is done to the operators before it is decided how each is computed."""
     import tvm
     from tvm import relax
 
     canonical = tvm.transform.Sequential(
         [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
     )
-    passes = relax.get_pipeline("zero")
+    with _lowering(target_json):
+        return channels_last(multiply_by_reciprocals(dequantise_constants(canonical(module))))
+
+
+def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:
+    """Operators into fused kernels."""
+    from tvm import relax
+
+    with _lowering(target_json):
+        return relax.get_pipeline("zero")(legalize_convolutions(prepared, winograd))
+
+
+@contextlib.contextmanager
+def _lowering(target_json: str) -> Iterator[None]:
+    import tvm
+
     try:
         with tvm.target.Target(json.loads(target_json)), _quiet():
-            module = channels_last(multiply_by_reciprocals(dequantise_constants(canonical(module))))
-            return passes(legalize_convolutions(module))
+            yield
     except Exception as error:
         raise BadModel(f"the compiler could not lower the model: {_first_line(error)}") from error
 

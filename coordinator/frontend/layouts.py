@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from .expressions import is_constant, is_operator
+
 log = logging.getLogger(__name__)
 
 CHANNELS_LAST = {
@@ -65,7 +67,7 @@ def _has_convolutions(module: Any) -> bool:
     found = []
 
     def look(expression: Any) -> None:
-        if _is_operator(expression, "relax.nn.conv2d"):
+        if is_operator(expression, "relax.nn.conv2d"):
             found.append(expression)
 
     for function in module.functions.values():
@@ -97,7 +99,7 @@ def _clips_as_operators(module: Any) -> Any:
     from tvm import relax
 
     def visit(_mutator: Any, call: Any) -> Any:
-        if not _is_operator(call, "relax.call_tir"):
+        if not is_operator(call, "relax.call_tir"):
             return call
         name = str(call.args[0].name_hint).rstrip("0123456789_")
         operands = list(call.args[1])
@@ -115,13 +117,13 @@ def _sink_transposes(module: Any) -> Any:
     def transposed(mutator: Any, expression: Any) -> Any | None:
         """The transpose that a variable is bound to."""
         bound = mutator.lookup_binding(expression) if isinstance(expression, relax.Var) else None
-        return bound if bound is not None and _is_operator(bound, "relax.permute_dims") else None
+        return bound if bound is not None and is_operator(bound, "relax.permute_dims") else None
 
     def visit(mutator: Any, call: Any) -> Any:
         laid_out = _laid_out(mutator, call)
         if laid_out is not None:
             return laid_out
-        if _is_operator(call, "relax.permute_dims"):
+        if is_operator(call, "relax.permute_dims"):
             before = transposed(mutator, call.args[0])
             return call if before is None else _joined(before, call)
         if not _is_elementwise(call):
@@ -143,13 +145,13 @@ def _laid_out(mutator: Any, call: Any) -> Any | None:
     import numpy as np
     from tvm import relax
 
-    transposes = _is_operator(call, "relax.permute_dims")
-    if not transposes and not _is_operator(call, "relax.reshape"):
+    transposes = is_operator(call, "relax.permute_dims")
+    if not transposes and not is_operator(call, "relax.reshape"):
         return None
     source = call.args[0]
     if isinstance(source, relax.Var):
         source = mutator.lookup_binding(source)
-    if not _is_constant(source):
+    if not is_constant(source):
         return None
     value = source.value.numpy()
     if transposes:
@@ -174,22 +176,6 @@ def _is_elementwise(call: Any) -> bool:
     from tvm import ir
 
     return isinstance(call.op, ir.Op) and call.op.name in _ELEMENTWISE
-
-
-def _is_operator(expression: Any, name: str) -> bool:
-    from tvm import ir, relax
-
-    return (
-        isinstance(expression, relax.Call)
-        and isinstance(expression.op, ir.Op)
-        and expression.op.name == name
-    )
-
-
-def _is_constant(expression: Any) -> bool:
-    from tvm.ir.expr import GenericConst
-
-    return isinstance(expression, GenericConst)
 
 
 def _has_no_layout(expression: Any) -> bool:

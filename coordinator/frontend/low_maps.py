@@ -11,24 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def legalize_convolutions(module: Any) -> Any:
-    """Lower all operators as TVM does, but for channels-last convolutions of this kind."""
-    import tvm
-    from tvm import relax
-
-    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
-
-    def conv2d(builder: Any, call: Any) -> Any:
-        compute = _low_map(call)
-        if compute is None:
-            return default(builder, call)
-        return builder.call_te(compute, *call.args, primfunc_name_hint="conv2d")
-
-    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d})(module)
-
-
-def _low_map(call: Any) -> Any | None:
-    """The computation over the input's rows; None where it does not apply or saves nothing."""
+def low_map(call: Any) -> Any | None:
+    """The computation of a ``relax.nn.conv2d`` over the input's rows; None where it does not apply
+    or saves nothing."""
     attributes = call.attrs
     layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
     if layouts != ("NHWC", "HWIO", "NHWC") or [int(d) for d in attributes.dilation] != [1, 1]:

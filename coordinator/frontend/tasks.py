@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from protos.errors import BadModel
@@ -15,24 +16,17 @@ from .workload import argument_specs, canonical_workload, workload_key
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class _Found:
-    name: str
-    module: Any
-    num_outputs: int
-    args: tuple[TensorSpec, ...]
-    weight: int = 0
-
-
-def extract_tasks(lowered: Any) -> tuple[Task, ...]:
+def extract_tasks(lowered: Any, known: Iterable[Task] = ()) -> tuple[Task, ...]:
     """Each fused operator once, the most arithmetic (weight × flops) first.
 
+    ``known`` are tasks of another module, which need not be described again if this one has them.
     Raises BadModel for a call that is no plain kernel: one that writes into its inputs or takes
     scalars could not be timed or checked on its own.
     """
     import tvm
 
-    found: dict[str, _Found] = {}
+    described = {task.workload_key: task for task in known}
+    weights: Counter[str] = Counter()
     keys: dict[str, str] = {}
     for call in _kernel_calls(lowered):
         name = call.args[0].name_hint
@@ -44,12 +38,12 @@ def extract_tasks(lowered: Any) -> tuple[Task, ...]:
             except ValueError as error:
                 raise BadModel(f"the fused operator {name!r} can't be tuned: {error}") from error
             keys[name] = key = workload_key(module)
-            if key not in found:
-                found[key] = _Found(name, canonical_workload(function), _num_outputs(call), args)
-        found[keys[name]].weight += 1
-    tasks = [_task(key, item) for key, item in found.items()]
-    log.info("%d kernels called, %d unique", sum(t.weight for t in tasks), len(tasks))
-    return merge_tasks([tasks])
+            if key not in described:
+                workload = canonical_workload(function)
+                described[key] = _task(key, name, workload, args, _num_outputs(call))
+        weights[keys[name]] += 1
+    log.info("%d kernels called, %d unique", weights.total(), len(weights))
+    return merge_tasks([[replace(described[key], weight=n) for key, n in weights.items()]])
 
 
 def call_order(modules: Iterable[str]) -> tuple[str, ...]:
@@ -76,17 +70,19 @@ def merge_tasks(parts: Iterable[Iterable[Task]]) -> tuple[Task, ...]:
     return tuple(sorted(found.values(), key=lambda t: (-t.weight * t.flops, t.workload_key)))
 
 
-def _task(key: str, item: _Found) -> Task:
+def _task(
+    key: str, name: str, workload: Any, args: tuple[TensorSpec, ...], num_outputs: int
+) -> Task:
     import tvm
 
     return Task(
-        name=item.name,
+        name=name,
         workload_key=key,
-        workload_json=tvm.ir.save_json(item.module),
-        weight=item.weight,
-        args=item.args,
-        num_outputs=item.num_outputs,
-        flops=_flops(item.module),
+        workload_json=tvm.ir.save_json(workload),
+        weight=0,
+        args=args,
+        num_outputs=num_outputs,
+        flops=_flops(workload),
     )
 
 

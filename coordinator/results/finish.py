@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -24,7 +24,12 @@ from coordinator.results.engines import (
 from coordinator.results.memory import weights_bytes, workspace_bytes
 from coordinator.results.mixture import Mixture, MixtureSearch, is_worth_a_look
 from coordinator.results.packaged import Packaged
-from coordinator.results.selection import Selection, selections
+from coordinator.results.selection import (
+    THREAD_HANDICAPS_US,
+    USUAL_HANDICAPS_US,
+    Selection,
+    selections,
+)
 from coordinator.results.threads import EVALUATOR as THREADS_EVALUATOR
 from coordinator.results.threads import thread_results, with_fewer
 from coordinator.results.verify import make_examples
@@ -67,6 +72,19 @@ _WRONG = "the {} model differs from ONNX Runtime, so it is not packaged"
 Stage = Callable[[str], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """One way to make the model of our own code: its algorithms, and a record for each kernel."""
+
+    imported: ImportedModel
+    selection: Selection
+
+    @property
+    def traces(self) -> dict[str, str]:
+        """By workload key."""
+        return {key: item.candidate.trace_json for key, item in self.selection.items()}
+
+
 class Finisher:
     """Packages one job. Lives on the coordinator's event loop."""
 
@@ -74,16 +92,19 @@ class Finisher:
         self,
         job: Job,
         model: bytes,
-        imported: ImportedModel,
+        imported: Sequence[ImportedModel],
         device: Device,
         tuning_log: TuningLog,
         fleet: Fleet,
         builders: Builders,
     ) -> None:
-        """``model`` is the ONNX file that ``imported`` came from."""
+        """``model`` is the ONNX file that ``imported`` came from: first with the algorithms that
+        were the fastest kernel by kernel, last with direct convolutions, if that is not the same.
+        """
         self._job = job
         self._model = model
         self._imported = imported
+        self._direct = imported[-1]
         self._device = device
         self._log = tuning_log
         self._fleet = fleet
@@ -97,13 +118,12 @@ class Finisher:
         Raises JobFailed if the result is wrong or can't be measured.
         """
         known = {}
-        for task in self._imported.tasks:
-            key = task.workload_key
+        for key in dict.fromkeys(task.workload_key for one in self._imported for task in one.tasks):
             known[key] = await asyncio.to_thread(
                 self._log.evidence, key, self._device.kind, self._job.spec.cold_cache
             )
         versions = await self._builders.run(tool_versions)
-        for choose in (_as_they_are, self._that_apply):  # the second takes some seconds
+        for choose in (self._as_they_are, self._that_apply):  # the second takes some seconds
             choices = await choose(known)
             key = self._key(choices, versions)
             packaged = await asyncio.to_thread(self._log.package, key)
@@ -114,6 +134,7 @@ class Finisher:
         await stage("verifying and timing the whole model")
         measurement = await self._measure(ways, examples)
         best = _best(measurement, len(choices))
+        self._warn_of_wrong(measurement, choices)
         await self._refuse_wrong(stage, measurement, best, choices, ways, examples)
         regions: tuple[RegionResult, ...] = ()
         mixture = await self._mixture(stage, ways, measurement, best, choices)
@@ -134,21 +155,35 @@ class Finisher:
                 weights_bytes, self._model, self._job.spec.shapes
             ),
             workspace_bytes=await self._builders.run(
-                workspace_bytes, self._imported.parts, self._job.spec.target_json
+                workspace_bytes,
+                choices[_index(best.name)].imported.parts,
+                self._job.spec.target_json,
             ),
         )
         await asyncio.to_thread(self._log.add_package, key, self._job.job_id, result, package)
         return result
 
-    async def _that_apply(self, known: dict[str, list[Evidence]]) -> list[Selection]:
+    def _choices(self, known: Mapping[str, Sequence[Evidence]]) -> list[_Choice]:
+        found: list[_Choice] = []
+        for imported in self._imported:
+            own = {task.workload_key: known[task.workload_key] for task in imported.tasks}
+            handicaps_us = USUAL_HANDICAPS_US if found else THREAD_HANDICAPS_US
+            found += [_Choice(imported, one) for one in selections(own, handicaps_us)]
+        return found
+
+    async def _as_they_are(self, known: dict[str, list[Evidence]]) -> list[_Choice]:
+        return self._choices(known)
+
+    async def _that_apply(self, known: dict[str, list[Evidence]]) -> list[_Choice]:
         """The choices of records, without those whose traces don't apply."""
+        tasks = {task.workload_key: task for one in self._imported for task in one.tasks}
         while True:
-            choices = selections(known)
+            choices = self._choices(known)
             refused: set[tuple[str, str]] = await self._builders.run(
                 refused_traces,
-                self._imported.tasks,
+                tuple(tasks.values()),
                 self._job.spec.target_json,
-                [{k: o.candidate.trace_json for k, o in choice.items()} for choice in choices],
+                [choice.traces for choice in choices],
             )
             if not refused:
                 return choices
@@ -159,9 +194,9 @@ class Finisher:
                 )
                 known[key] = [one for one in known[key] if one.candidate.trace_json != trace]
 
-    def _key(self, choices: Sequence[Selection], versions: Mapping[str, str]) -> str:
+    def _key(self, choices: Sequence[_Choice], versions: Mapping[str, str]) -> str:
         """What the package is made of: model, device, records and tools."""
-        records = [sorted(record.candidate.key for record in c.values()) for c in choices]
+        records = [sorted(record.candidate.key for record in c.selection.values()) for c in choices]
         made_of = [
             MANIFEST_VERSION,
             self._job.spec.identity,
@@ -173,55 +208,55 @@ class Finisher:
         return sha256_hex(canonical_json(made_of).encode())
 
     async def _make(
-        self, choices: Sequence[Selection], versions: Mapping[str, str]
+        self, choices: Sequence[_Choice], versions: Mapping[str, str]
     ) -> tuple[dict[str, Packaged], bytes]:
         """Every way to run the model, by name: untuned, each choice, each engine; the examples."""
         spec = self._job.spec
         features = await self._builders.run(cpu_flags, spec.target_json)
-        untuned = self._manifest({}, versions, features)
-        manifests = {UNTUNED: untuned}
-        traces: dict[str, dict[str, str]] = {UNTUNED: {}}
-        for index, choice in enumerate(choices):
-            manifests[_tuned(index)] = self._manifest(choice, versions, features)
-            traces[_tuned(index)] = {k: o.candidate.trace_json for k, o in choice.items()}
+        wanted = {UNTUNED: _Choice(self._direct, {})}
+        wanted |= {_tuned(index): choice for index, choice in enumerate(choices)}
+        manifests = {
+            name: self._manifest(choice, versions, features) for name, choice in wanted.items()
+        }
+        untuned = manifests[UNTUNED]
         onnx, examples, *parts = await asyncio.gather(
             self._builders.run(_fixed_model, self._model, spec.shapes),
             self._builders.run(make_examples, self._model, spec.shapes, EXAMPLES, spec.seed),
-            *(self._compile(wanted) for wanted in traces.values()),
+            *(self._compile(choice) for choice in wanted.values()),
         )
         ways = {
-            name: Packaged(made, manifests[name]) for name, made in zip(traces, parts, strict=True)
+            name: Packaged(made, manifests[name]) for name, made in zip(wanted, parts, strict=True)
         }
-        inputs = tuple(tensor.name for tensor in self._imported.inputs)
-        outputs = tuple(tensor.name for tensor in self._imported.outputs)
+        inputs = tuple(tensor.name for tensor in self._direct.inputs)
+        outputs = tuple(tensor.name for tensor in self._direct.outputs)
         for name, used in self._engines.items():
             whole = PartFiles(name, inputs, outputs, onnx)
             ways[name] = Packaged((whole,), engine_manifest(untuned, used))
         return ways, examples
 
-    async def _compile(self, traces: Mapping[str, str]) -> tuple[PartFiles, ...]:
+    async def _compile(self, choice: _Choice) -> tuple[PartFiles, ...]:
         parts: tuple[PartFiles, ...] = await self._builders.run(
-            compile_parts, self._imported.parts, self._job.spec.target_json, traces
+            compile_parts, choice.imported.parts, self._job.spec.target_json, choice.traces
         )
         return parts
 
     def _manifest(
-        self, choice: Selection, versions: Mapping[str, str], features: Sequence[str]
+        self, choice: _Choice, versions: Mapping[str, str], features: Sequence[str]
     ) -> Manifest:
-        spec = self._job.spec
+        spec, imported = self._job.spec, choice.imported
         records = tuple(
             Record(task.name, task.workload_key, item.candidate.key, task.weight, item.pooled_us)
-            for task in self._imported.tasks
-            if (item := choice.get(task.workload_key)) is not None
+            for task in imported.tasks
+            if (item := choice.selection.get(task.workload_key)) is not None
         )
-        needed = {REFERENCE_ENGINE} if self._imported.theirs else set()
+        needed = {REFERENCE_ENGINE} if imported.theirs else set()
         return Manifest(
             model_file=f"{spec.model_name}.onnx",
             model_sha256=spec.model_sha256,
             target_json=spec.target_json,
             cpu_features=tuple(features),
-            inputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.inputs),
-            outputs=tuple((tensor.name, tensor.spec) for tensor in self._imported.outputs),
+            inputs=tuple((tensor.name, tensor.spec) for tensor in imported.inputs),
+            outputs=tuple((tensor.name, tensor.spec) for tensor in imported.outputs),
             records=records,
             tool_versions={**self._device.tool_versions, **versions},
             cold_cache=self._evaluator.cold_cache,
@@ -234,13 +269,13 @@ class Finisher:
         ways: Mapping[str, Packaged],
         measurement: ModelMeasurement,
         tuned: VariantResult,
-        choices: Sequence[Selection],
+        choices: Sequence[_Choice],
     ) -> Mixture | None:
         """The model with some regions in another engine, if that may be faster than both."""
         timed = {one.name: one.latency_ms for one in measurement.variants}
         engines_ms = {name: ms for name in self._engines if (ms := timed.get(name)) is not None}
         own_ms = tuned.latency_ms
-        if self._imported.theirs or own_ms is None:
+        if self._direct.theirs or own_ms is None:
             return None
         if not is_worth_a_look(own_ms, list(engines_ms.values())):
             return None
@@ -249,8 +284,13 @@ class Finisher:
         search = MixtureSearch(
             spec=self._job.spec,
             model=self._model,
-            traces={key: item.candidate.trace_json for key, item in choice.items()},
-            kernel_us={k: us for k, one in choice.items() if (us := one.pooled_us) is not None},
+            traces=choice.traces,
+            winograd=choice.imported.winograd,
+            kernel_us={
+                key: item.pooled_us
+                for key, item in choice.selection.items()
+                if item.pooled_us is not None
+            },
             manifest=ways[tuned.name].manifest,
             engines={name: self._engines[name] for name in engines_ms},
             cold_cache=self._job.spec.cold_cache,
@@ -305,12 +345,26 @@ class Finisher:
 
         return timed + await with_fewer(self._device.num_threads, names, measure)
 
+    def _warn_of_wrong(self, measurement: ModelMeasurement, choices: Sequence[_Choice]) -> None:
+        """Of those that are left out because their outputs differ, where others are right."""
+        wrong = {
+            variant.name: variant.error
+            for variant in measurement.variants
+            if variant.status is MeasurementStatus.WRONG_OUTPUT
+        }
+        for index, choice in enumerate(choices):
+            if (error := wrong.get(_tuned(index))) is not None:
+                log.warning(
+                    "job %s: left out, with Winograd's algorithm for %d kinds of convolutions: %s",
+                    *(self._job.job_id, len(choice.imported.winograd), error),
+                )
+
     async def _refuse_wrong(
         self,
         stage: Stage,
         measurement: ModelMeasurement,
         tuned: VariantResult,
-        choices: Sequence[Selection],
+        choices: Sequence[_Choice],
         ways: Mapping[str, Packaged],
         examples: bytes,
     ) -> None:
@@ -322,14 +376,15 @@ class Finisher:
         if wrong is None:
             return
         await stage("finding the operator that differs")
+        choice = _Choice(self._direct, {}) if wrong is untuned else choices[_index(tuned.name)]
         difference = Difference(
-            *(self._job.spec, self._model, self._imported, ways[wrong.name].manifest),
+            *(self._job.spec, self._model, choice.imported, ways[wrong.name].manifest),
             *(self._builders.run, self._measure, examples),
         )
         if wrong is untuned:
             name, where = UNTUNED, await difference.of_import(EXAMPLES)
         else:
-            name, where = "tuned", await difference.of_records(choices[_index(tuned.name)])
+            name, where = "tuned", await difference.of_records(choice.selection)
         raise JobFailed(f"{_WRONG.format(name)}: {wrong.error}. {where}")
 
     async def _package(
@@ -367,15 +422,11 @@ class Finisher:
             tuned_high_ms=interval_s[1] * 1e3 if interval_s else None,
             engines=peers,
             engine=chosen,
-            left_to_engine=self._imported.theirs,
+            left_to_engine=self._direct.theirs,
             mixed_ms=mixed_ms,
             outputs=packaged.outputs,
         )
         return result, package
-
-
-async def _as_they_are(known: Mapping[str, Sequence[Evidence]]) -> list[Selection]:
-    return selections(known)
 
 
 def _tuned(index: int) -> str:

@@ -75,12 +75,13 @@ class Mixture:
 @dataclass(frozen=True)
 class MixtureSearch:
     """What it takes to look for one: the job's model, the records of the tuned one in ``traces``
-    with what their kernels take, its manifest, the device's engines; a builder's ``run``, and
-    ``measure`` on the device."""
+    with the algorithms ``winograd`` and what their kernels take, its manifest, the device's
+    engines; a builder's ``run``, and ``measure`` on the device."""
 
     spec: JobSpec
     model: bytes
     traces: Mapping[str, str]
+    winograd: Mapping[str, int]
     kernel_us: Mapping[str, float]
     manifest: Manifest
     engines: Mapping[str, EngineUsed]
@@ -122,7 +123,13 @@ class MixtureSearch:
     async def _import(self, starts: Sequence[int], wanted: Sequence[bool]) -> tuple[Region, ...]:
         spec = self.spec
         regions: tuple[Region, ...] = await self.run(
-            import_regions, self.model, spec.shapes, spec.target_json, starts, wanted
+            import_regions,
+            self.model,
+            spec.shapes,
+            spec.target_json,
+            starts,
+            wanted,
+            self.winograd,
         )
         return regions
 

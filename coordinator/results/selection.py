@@ -17,6 +17,9 @@ from coordinator.tuning_log import Evidence
 THREAD_HANDICAPS_US = (0.0, 3.0, 6.0, 12.0, 30.0)
 """Microseconds by which a kernel with threads must beat one without."""
 
+USUAL_HANDICAPS_US = THREAD_HANDICAPS_US[1:2]
+"""Where only one is tried."""
+
 Selection = Mapping[str, Evidence]
 """A candidate for each workload key."""
 
@@ -64,10 +67,12 @@ def contenders(known: Iterable[Evidence]) -> list[Evidence]:
     return found
 
 
-def selections(known: Mapping[str, Sequence[Evidence]]) -> list[Selection]:
+def selections(
+    known: Mapping[str, Sequence[Evidence]], handicaps_us: Sequence[float] = THREAD_HANDICAPS_US
+) -> list[Selection]:
     """What the handicaps select, each different selection once; ``known`` is by workload key."""
     found: list[Selection] = []
-    for handicap_us in THREAD_HANDICAPS_US:
+    for handicap_us in handicaps_us:
         chosen = {key: select(items, handicap_us) for key, items in known.items()}
         selection = {key: item for key, item in chosen.items() if item is not None}
         if selection not in found:

@@ -1,9 +1,10 @@
 """Which task gets the next batch (pure): where it should save most of the model's time.
 
 After the gradient scheduler of Ansor (Zheng et al., OSDI 2020, section 6): the expected gain of a
-batch is the task's weight times the latency it should take away. It is read off the task's
-own history where there is one, discounted by what is in flight, and never more than what is left
-above the task's floor, the time its arithmetic would take at the best rate any task has reached.
+batch is the task's weight (or what else is at stake) times the latency it should take away. It is
+read off the task's own history where there is one, discounted by what is in flight, and never more
+than what is left above the task's floor, the time its arithmetic would take at the best rate any
+task has reached.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FLOOR_SHARE = 0.5
 class TaskState:
     """What the scheduler knows of one task. Latencies in microseconds.
 
-    ``best_after`` is the best latency after each finished batch, in order.
+    ``weight`` is how often the model runs it, ``best_after`` the best latency after each finished
+    batch, in order; ``stake`` is what a microsecond of it is worth, the weight if None.
     """
 
     weight: int
@@ -36,6 +38,7 @@ class TaskState:
     best_after: tuple[float, ...] = ()
     in_flight: int = 0
     exhausted: bool = False
+    stake: float | None = None
 
     @property
     def best_us(self) -> float:
@@ -59,7 +62,8 @@ def expected_gain_us(task: TaskState, rate: float) -> float:
     if len(task.best_after) > 1:  # the step from untuned says nothing about the next one
         won = max(0.0, recent[0] - recent[-1]) / max(recent[0], 1e-9) / (len(recent) - 1)
         share = max(share, won)
-    return task.weight * potential * share / (1 + task.in_flight) ** 2
+    stake = task.weight if task.stake is None else task.stake
+    return stake * potential * share / (1 + task.in_flight) ** 2
 
 
 def choose(tasks: Sequence[TaskState]) -> int | None:

@@ -12,33 +12,27 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from coordinator.frontend.cpu_features import vector_lanes
-from coordinator.search.register_tiles import MIN_LANES, Factors, Loops, TileSpace
+from coordinator.search.register_tiles import MIN_LANES, Loops, TileSpace
+from coordinator.search.sketches import (
+    REDUCTION,
+    SPATIAL,
+    Sketch,
+    inlined_schedule,
+    instruction_names,
+    iteration_types,
+    make_sketch,
+    top_blocks,
+)
 
 log = logging.getLogger(__name__)
 
 PAD_PLACES = ("root", "outer")
 """Where the inputs' padding is written: as a whole before, or with each outer tile."""
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """Instructions whose sampled factors are still to be chosen."""
-
-    instructions: tuple[Any, ...]
-    samples: tuple[Any, ...]
-    serial: bool
-    pad_place: str
-
-    def trace(self, factors: Factors) -> Any:
-        """The trace with these factors."""
-        from tvm.s_tir.schedule import Trace
-
-        decisions = {i: list(f) for i, f in zip(self.samples, factors, strict=True)}
-        return Trace(list(self.instructions), decisions)
 
 
 class RegisterTiling:
@@ -72,21 +66,15 @@ class RegisterTiling:
         return same.trace(self._space.change(factors, self._random, serial))
 
     def _sketch_of(self, trace: Any) -> Sketch | None:
-        kinds = _kinds(trace.insts)
-        return next((s for s in self._sketches if _kinds(s.instructions) == kinds), None)
-
-
-def _kinds(instructions: Sequence[Any]) -> list[str]:
-    """Names of the instructions before the postprocessing."""
-    names = [str(instruction.kind.name) for instruction in instructions]
-    return names[: names.index("EnterPostproc")] if "EnterPostproc" in names else names
+        kinds = instruction_names(trace.insts)
+        return next((s for s in self._sketches if instruction_names(s.instructions) == kinds), None)
 
 
 def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTiling | None:
     """Ours for this workload; None if it is no reduction for a CPU with what is around it."""
     if target.kind.name != "llvm":
         return None
-    inlined = _inlined(module, target)
+    inlined = inlined_schedule(module, target)
     found = _find(inlined)
     if found is None:
         return None
@@ -94,7 +82,11 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     loops = replace(_cpu(target), spatial=spatial, reduction=reduction, strided=strided)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
-        sketches = [_sketch(inlined, s, place) for s in (False, True) for place in places]
+        sketches = [
+            make_sketch(inlined, partial(_tile, serial=serial, pad_place=place), serial, place)
+            for serial in (False, True)
+            for place in places
+        ]
         return RegisterTiling(sketches, loops, rng)
     except ValueError as error:
         log.debug("no register tiles: %s", error)
@@ -109,79 +101,38 @@ def _cpu(target: Any) -> Loops:
     return Loops((), (), lanes, registers, threads)
 
 
-def _inlined(module: Any, target: Any) -> Any:
-    """The schedule with everything inlined that MetaSchedule would inline on a CPU."""
-    from tvm.s_tir import meta_schedule as ms
-
-    rules = [
-        ms.schedule_rule.InlineConstantScalars(),
-        ms.schedule_rule.AutoInline(
-            into_producer=False,
-            into_consumer=True,
-            inline_const_tensor=True,
-            disallow_if_then_else=True,
-            require_injective=True,
-            require_ordered=True,
-            disallow_op=["tirx.exp"],
-        ),
-    ]
-    context = ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator=ms.space_generator.PostOrderApply(
-            sch_rules=rules, postprocs=[], mutator_probs={}
-        ),
-        search_strategy="replay-trace",
-        task_name="inline",
-        num_threads=1,
-        rand_state=1,
-    )
-    return context.generate_design_space()[0]
-
-
-def _blocks(schedule: Any) -> list[Any]:
-    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
-
-
-def _types(schedule: Any, block: Any) -> list[int]:
-    return [int(variable.iter_type) for variable in schedule.get(block).iter_vars]
-
-
-_SPATIAL, _REDUCTION = 0, 2
-
-
 def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
     """Extents of the only reduction's spatial and reduction loops, if it is one for tiles.
 
     And whether it reads with a stride along the last spatial loop.
     """
     schedule = inlined.copy()
-    blocks = _blocks(schedule)
-    reductions = [b for b in blocks if _REDUCTION in _types(schedule, b)]
+    blocks = top_blocks(schedule)
+    reductions = [b for b in blocks if REDUCTION in iteration_types(schedule, b)]
     if len(reductions) != 1:
         return None
     (block,) = reductions
     producers, consumers = schedule.get_producers(block), schedule.get_consumers(block)
     if len(blocks) != 1 + len(producers) + len(consumers) or len(consumers) > 1:
         return None
-    types = _types(schedule, block)
+    types = iteration_types(schedule, block)
     loops = [schedule.get(loop) for loop in schedule.get_loops(block)]
-    if len(loops) != len(types) or set(types) != {_SPATIAL, _REDUCTION}:
+    if len(loops) != len(types) or set(types) != {SPATIAL, REDUCTION}:
         return None
     extents = [int(loop.extent) for loop in loops]
-    spatial = tuple(e for e, t in zip(extents, types, strict=True) if t == _SPATIAL)
-    reduction = tuple(e for e, t in zip(extents, types, strict=True) if t == _REDUCTION)
+    spatial = tuple(e for e, t in zip(extents, types, strict=True) if t == SPATIAL)
+    reduction = tuple(e for e, t in zip(extents, types, strict=True) if t == REDUCTION)
     if spatial[-1] < MIN_LANES or types != sorted(types) or _gathers(schedule.get(block)):
         return None
     for consumer in consumers:
         own = [int(schedule.get(loop).extent) for loop in schedule.get_loops(consumer)]
-        if tuple(own) != spatial or _REDUCTION in _types(schedule, consumer):
+        if tuple(own) != spatial or REDUCTION in iteration_types(schedule, consumer):
             return None
     return spatial, reduction, _strided(schedule.get(block))
 
 
 def _last_spatial(block: Any) -> Any:
-    return [v.var for v in block.iter_vars if int(v.iter_type) == _SPATIAL][-1]
+    return [v.var for v in block.iter_vars if int(v.iter_type) == SPATIAL][-1]
 
 
 def _strided(block: Any) -> bool:
@@ -215,29 +166,15 @@ def _has_padding(inlined: Any) -> bool:
     schedule = inlined.copy()
     return any(
         schedule.get_producers(block)
-        for block in _blocks(schedule)
-        if _REDUCTION in _types(schedule, block)
+        for block in top_blocks(schedule)
+        if REDUCTION in iteration_types(schedule, block)
     )
-
-
-def _sketch(inlined: Any, serial: bool, pad_place: str) -> Sketch:
-    """Raises ValueError if a primitive refuses the workload."""
-    from tvm.s_tir.schedule import ScheduleError
-
-    schedule = inlined.copy()
-    try:
-        _tile(schedule, serial, pad_place)
-    except ScheduleError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
-    instructions = tuple(schedule.trace.insts)
-    samples = tuple(i for i in instructions if i.kind.name == "SamplePerfectTile")
-    return Sketch(instructions, samples, serial, pad_place)
 
 
 def _tile(schedule: Any, serial: bool, pad_place: str) -> None:
     """The schedule itself; the factors that it draws on the way are thrown away."""
-    (block,) = (b for b in _blocks(schedule) if _REDUCTION in _types(schedule, b))
-    types = _types(schedule, block)
+    (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
+    types = iteration_types(schedule, block)
     producers = list(schedule.get_producers(block))
     consumers = list(schedule.get_consumers(block))
     if consumers:
@@ -284,9 +221,9 @@ def _split_spatial(
 def _split_reduction(schedule: Any, block: Any, types: Sequence[int], vector: Sequence[Any]) -> Any:
     """Reduction outside, registers inside, all of those unrolled; returns the outermost loop."""
     own = schedule.get_loops(block)[-len(types) :]
-    spatial = [loop for loop, kind in zip(own, types, strict=True) if kind == _SPATIAL]
+    spatial = [loop for loop, kind in zip(own, types, strict=True) if kind == SPATIAL]
     serial, unrolled = [], []
-    for loop in (loop for loop, kind in zip(own, types, strict=True) if kind == _REDUCTION):
+    for loop in (loop for loop, kind in zip(own, types, strict=True) if kind == REDUCTION):
         factors = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=64)
         first, second = schedule.split(loop, factors)
         serial.append(first)

@@ -47,6 +47,7 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "cold_cache": spec.cold_cache,
         "target_latency_ms": spec.target_latency_ms,
         "flat_share": spec.flat_share,
+        "direct_convolutions": spec.direct_convolutions,
         "seed": spec.seed,
     }
     while True:
@@ -223,6 +224,7 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         seed=row.seed,
         target_latency_ms=row.target_latency_ms,
         flat_share=row.flat_share,
+        direct_convolutions=row.direct_convolutions,
     )
 
 

@@ -82,6 +82,7 @@ jobs = sa.Table(
     sa.Column("cold_cache", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("target_latency_ms", sa.Double),
     sa.Column("flat_share", sa.Double),
+    sa.Column("direct_convolutions", sa.Boolean, nullable=False, server_default=sa.false()),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),

@@ -1,0 +1,55 @@
+"""How convolutions are computed: which algorithm each becomes when the operators are lowered.
+
+Directly, as TVM does it; over the rows that there are where maps are lower than kernels
+(``low_maps``); or with fewer multiplications (``winograd``), where it was asked for: what is faster
+is for the device to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .expressions import is_operator
+from .low_maps import low_map
+from .winograd import Convolution, emit, winograd_convolution
+
+WinogradTiles = Mapping[str, int]
+"""The m of F(m×m, 3×3) by ``Convolution.key``; those that are not in it are computed directly."""
+
+
+def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
+    """Lower all operators, convolutions as wanted."""
+    import tvm
+    from tvm import relax
+
+    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
+
+    def conv2d(builder: Any, call: Any) -> Any:
+        compute = low_map(call)
+        if compute is not None:
+            return builder.call_te(compute, *call.args, primfunc_name_hint="conv2d")
+        convolution = winograd_convolution(call)
+        if convolution is not None and (m := winograd.get(convolution.key)) is not None:
+            return emit(builder, call, convolution, m)
+        return default(builder, call)
+
+    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d})(module)
+
+
+def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:
+    """The convolutions of a module, each kind once, with every m that may make it faster."""
+    from tvm import relax
+
+    found: dict[str, Convolution] = {}
+
+    def look(expression: Any) -> None:
+        if is_operator(expression, "relax.nn.conv2d") and low_map(expression) is None:
+            convolution = winograd_convolution(expression)
+            if convolution is not None:
+                found.setdefault(convolution.key, convolution)
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, look)
+    return [(one, m) for one in found.values() for m in one.worthwhile()]

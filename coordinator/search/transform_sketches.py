@@ -1,0 +1,115 @@
+"""Sketches of ours for blocks that write several elements at once: Winograd's transforms.
+
+Such a block is straight-line code for one tile and one channel (``frontend/winograd.py``).
+MetaSchedule would vectorise it only if its last loop is short, and writes the result to memory
+before the operators behind it read it. Here a vector of channels goes through the whole block, and
+what is behind it is applied to each tile while it is in registers or the nearest cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from coordinator.frontend.cpu_features import vector_lanes
+from coordinator.search.register_tiles import MIN_LANES, divisors
+from coordinator.search.sketches import (
+    SPATIAL,
+    Sketch,
+    inlined_schedule,
+    instruction_names,
+    iteration_types,
+    make_sketch,
+    top_blocks,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_VECTORS = 8
+"""Vectors of channels that go through all tiles' code one after the other before the next tile."""
+
+
+class TransformTiling:
+    """The sketches of one workload, and traces out of them."""
+
+    def __init__(
+        self, sketches: Sequence[Sketch], channels: int, width: int, rng: random.Random
+    ) -> None:
+        """``width`` is how many elements the widest vector has; raises ValueError if no vector
+        fits."""
+        self._sketches = list(sketches)
+        self._choices = [
+            (channels // (vectors * lanes), vectors, lanes)
+            for lanes in divisors(channels)
+            if MIN_LANES <= lanes <= 2 * width
+            for vectors in divisors(channels // lanes)
+            if vectors <= MOST_VECTORS
+        ]
+        if not self._choices:
+            raise ValueError(f"no vector fits into {channels} channels")
+        self._random = rng
+
+    def draw(self, serial: bool) -> Any:
+        """A trace at random."""
+        sketch = next(s for s in self._sketches if s.serial is serial)
+        return sketch.trace((self._random.choice(self._choices),))
+
+    def step(self, trace: Any, serial: bool) -> Any | None:
+        """Another trace of ours; None if this one is not."""
+        names = instruction_names(trace.insts)
+        ours = any(instruction_names(s.instructions) == names for s in self._sketches)
+        return self.draw(serial) if ours else None
+
+
+def transform_tiling(module: Any, target: Any, rng: random.Random) -> TransformTiling | None:
+    """Ours for this workload; None if it is no such block, with operators behind it, for a CPU."""
+    if target.kind.name != "llvm":
+        return None
+    inlined = inlined_schedule(module, target)
+    channels = _channels(inlined)
+    if channels is None:
+        return None
+    try:
+        sketches = [
+            make_sketch(inlined, partial(_tile, serial=serial), serial) for serial in (False, True)
+        ]
+        return TransformTiling(sketches, channels, vector_lanes(target), rng)
+    except ValueError as error:
+        log.debug("no tiles of channels: %s", error)
+        return None
+
+
+def _channels(inlined: Any) -> int | None:
+    """The extent of the last loop of a block of this kind, if there is one, with at most one other
+    block, which reads what it writes."""
+    from tvm.tirx import SeqStmt
+
+    block, *others = top_blocks(inlined)
+    if not isinstance(inlined.get(block).body, SeqStmt):
+        return None
+    if set(iteration_types(inlined, block)) != {SPATIAL}:
+        return None
+    if len(others) > 1 or len(inlined.get_consumers(block)) != len(others):
+        return None
+    return int(inlined.get(inlined.get_loops(block)[-1]).extent)
+
+
+def _tile(schedule: Any, serial: bool) -> None:
+    block, *consumers = top_blocks(schedule)
+    *rows, last = schedule.get_loops(block)
+    factors = schedule.sample_perfect_tile(last, n=3, max_innermost_factor=64)
+    outer, vectors, lanes = schedule.split(last, factors)
+    schedule.vectorize(lanes)
+    for consumer in consumers:
+        schedule.set_scope(block, 0, "local")
+        schedule.reverse_compute_at(consumer, vectors, preserve_unit_loops=True)
+        own = schedule.get_loops(consumer)[len(rows) + 2 :]
+        schedule.vectorize(own[-1])
+        for loop in own[:-1]:
+            schedule.unroll(loop)
+    shared = schedule.fuse(*rows, outer)
+    if not serial:
+        schedule.parallel(shared)
