@@ -30,6 +30,11 @@ Array = np.ndarray[Any, Any]
 LOAD_TIMEOUT_S = 120.0
 """To start Python, import an engine and read the weights; slow cards take their time."""
 
+FAR_BEHIND = 3.0
+ENOUGH_ROUNDS = 6
+"""One that takes this many times as long as the fastest is timed in this many rounds only, the
+fewest whose median has a 95 % interval: untuned models may take seconds."""
+
 
 class _FailedError(Exception):
     def __init__(self, status: MeasurementStatus, message: str) -> None:
@@ -116,7 +121,7 @@ class ModelRunner:
         with host_lock.timing(self._device.cpus) as waited:
             for _round in range(max(work.evaluator.repeat, 1)):
                 for variant in variants:
-                    if variant.helper is not None:
+                    if variant.helper is not None and not _far_behind(variant, variants):
                         self._guard(variant, lambda v=variant: self._repeat(v, work))  # type: ignore[misc]
         busy_s = time.monotonic() - started - waited
         return ModelRun(tuple(variant.result for variant in variants), waited, busy_s)
@@ -221,6 +226,15 @@ class ModelRunner:
             helpers = list(self._helpers)
         for helper in helpers:
             self._end(helper, grace_s)
+
+
+def _far_behind(variant: _Variant, variants: Sequence[_Variant]) -> bool:
+    """Whether more rounds would tell nothing new of it."""
+    own_s = variant.result.repeats_s
+    if len(own_s) < ENOUGH_ROUNDS:
+        return False
+    least_s = min(min(one.result.repeats_s) for one in variants if one.result.repeats_s)
+    return min(own_s) > FAR_BEHIND * least_s
 
 
 def _status(error: Exception) -> MeasurementStatus:

@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from device_agent.devices.cpu import describe_cpu
 from device_agent.kernel_runner import LeaseFailedError
 from device_agent.model_child import peak_resident_bytes
-from device_agent.model_runner import ModelRunner
+from device_agent.model_runner import ENOUGH_ROUNDS, ModelRunner
 from protos.records import (
     Artifact,
     EvaluatorConfig,
@@ -93,6 +94,14 @@ def test_variants_are_checked_and_timed(runner: ModelRunner) -> None:
         (output,) = result.outputs
         assert (output.name, output.max_rel_error) == ("y", result.max_rel_error)
         assert result.resident_bytes > 10 << 20, "Python and NumPy alone take more"
+
+
+def test_one_that_is_far_behind_is_timed_in_fewer_rounds(runner: ModelRunner) -> None:
+    slow = package("time.sleep(0.05); return {'y': inputs['x'] * 2}")
+    config = replace(CONFIG, repeat=ENOUGH_ROUNDS + 2)
+    behind, first, second = run(runner, slow, package(GOOD), package(GOOD), config=config)
+    assert len(behind.repeats_s) == ENOUGH_ROUNDS
+    assert len(first.repeats_s) == len(second.repeats_s) == ENOUGH_ROUNDS + 2
 
 
 FAULTS = {

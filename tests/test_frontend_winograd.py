@@ -13,6 +13,7 @@ from onnx import helper
 from tvm import relax
 
 from coordinator.frontend.importer import ImportedModel, import_model
+from coordinator.frontend.packing import pack
 from coordinator.frontend.winograd import TILES, Convolution, transformed_weights
 from tests.kernels import target_json
 from tests.models import make_model
@@ -151,3 +152,14 @@ def test_weights_of_a_single_one_are_transformed_as_the_paper_has_it(m: int) -> 
     made = transformed_weights(weights, m).reshape(m + 2, m + 2)
     first = {2: [1, 0.5, 0.5, 0], 4: [1 / 4, -1 / 6, -1 / 6, 1 / 24, 1 / 24, 0]}[m]
     np.testing.assert_allclose(made, np.outer(first, first), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("outputs", "run"), [(64, 16), (24, 8), (20, 4), (7, 7), (1, 1)])
+def test_packed_weights_have_neighbouring_outputs_beside_each_other(outputs: int, run: int) -> None:
+    weights = np.arange(2 * 3 * outputs).reshape(2, 3, outputs)
+    packed = pack(weights)
+    assert packed.shape == (2, outputs // run, 3, run)
+    assert packed.flags["C_CONTIGUOUS"]
+    for point, channel, output in np.ndindex(weights.shape):
+        place = point, output // run, channel, output % run
+        assert packed[place] == weights[point, channel, output]

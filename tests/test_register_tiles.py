@@ -193,4 +193,38 @@ def test_what_a_cpu_has_for_tiles(target: dict[str, object], width: int, registe
 
     triple = {"mtriple": "x86_64-linux-gnu"} | target
     loops = _cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
-    assert (loops.width, loops.registers, loops.threads) == (width, registers, 2)
+    assert loops == {"width": width, "registers": registers, "threads": 2}
+
+
+def test_a_vector_stays_within_a_piece_of_packed_weights() -> None:
+    whole = tiles(Loops((32, 48), (64,), 8, 16, 2))
+    packed = tiles(Loops((32, 48), (64,), 8, 16, 2, runs=8))
+    assert {tile.lanes for tile in whole} == {4, 8, 16}
+    assert {tile.lanes for tile in packed} == {4, 8}
+
+
+@pytest.mark.parametrize("run", [4, 8, 16])
+def test_products_with_packed_weights_have_tiles_and_compute_the_same(run: int) -> None:
+    a, b = te.placeholder((12, 8), "float32", "a"), te.placeholder((32 // run, 8, run), "float32")
+    k = te.reduce_axis((0, 8), "k")
+    product = te.compute(
+        (12, 32), lambda i, j: te.sum(a[i, k] * b[j // run, k, j % run], axis=k), name="product"
+    )
+    module = _module([a, b], product)
+    tiling = _tiling(module)
+    assert tiling is not None
+    generator = np.random.default_rng(0)
+    shapes = [(12, 8), (32 // run, 8, run), (12, 32)]
+    arrays = [generator.random(shape, np.float32) for shape in shapes]
+    expected = arrays[0] @ arrays[1].transpose(1, 0, 2).reshape(8, 32)
+    for serial in (False, True):
+        schedule = Schedule(module)
+        tiling.draw(serial).apply_to_schedule(schedule, remove_postproc=True)
+        np.testing.assert_allclose(_outputs(schedule.mod, arrays), expected, rtol=1e-5)
+
+
+def test_weights_that_are_packed_otherwise_have_no_tile() -> None:
+    a, b = te.placeholder((12, 8), "float32", "a"), te.placeholder((2, 8, 16), "float32", "b")
+    k = te.reduce_axis((0, 8), "k")
+    scattered = te.compute((12, 32), lambda i, j: te.sum(a[i, k] * b[j % 2, k, j // 2], axis=k))
+    assert _tiling(_module([a, b], scattered)) is None

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from .expressions import is_constant
+from .packing import pack, packed_run
 
 TILES = (2, 4)
 """The m that can be had."""
@@ -133,15 +134,16 @@ def emit(builder: Any, call: Any, convolution: Convolution, m: int) -> Any:
 
     def products(maps: Any, factors: Any) -> Any:
         channel = te.reduce_axis((0, channels), "rc")
-        return te.compute(
-            (tiles, points, filters),
-            lambda t, p, f: te.sum(maps[t, p, channel] * factors[p, channel, f], axis=channel),
-            name="winograd_products",
-        )
+        run = packed_run(filters)
+
+        def product(t: Any, p: Any, f: Any) -> Any:
+            return te.sum(maps[t, p, channel] * factors[p, f // run, channel, f % run], channel)
+
+        return te.compute((tiles, points, filters), product, name="winograd_products")
 
     to = input_transform(convolution, m)
     transformed = builder.emit(kernel(to, data, (tiles, points, channels), "winograd_input"))
-    factors = relax.const(transformed_weights(weights.value.numpy(), m))
+    factors = relax.const(pack(transformed_weights(weights.value.numpy(), m)))
     multiplied = builder.emit(
         builder.call_te(products, transformed, factors, primfunc_name_hint="winograd_products")
     )

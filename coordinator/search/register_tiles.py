@@ -47,6 +47,9 @@ class Loops:
     strided: bool = False
     """Neighbours along the last spatial loop are not neighbours in memory: vectors are put together
     from single elements, which is long code."""
+    runs: int = 0
+    """How many neighbours along the last spatial loop are neighbours in memory, and a vector must
+    not have more; 0: all."""
 
     def vectors(self, lanes: int) -> int:
         """What a vector of this many lanes counts for in registers and in code."""
@@ -86,6 +89,8 @@ def tiles(loops: Loops) -> list[Tile]:
     for lanes in divisors(loops.spatial[-1]):
         uneven = lanes > loops.width and lanes % loops.width  # LLVM makes a mess of these
         if uneven or not MIN_LANES <= lanes <= 2 * loops.width:
+            continue
+        if (loops.runs or loops.spatial[-1]) % lanes:
             continue
         native = loops.vectors(lanes)
         # Half a vector is as fast as a whole one where the units are half as wide.

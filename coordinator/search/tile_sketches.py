@@ -78,8 +78,7 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     found = _find(inlined)
     if found is None:
         return None
-    spatial, reduction, strided = found
-    loops = replace(_cpu(target), spatial=spatial, reduction=reduction, strided=strided)
+    loops = replace(found, **_cpu(target))
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
         sketches = [
@@ -93,19 +92,17 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
         return None
 
 
-def _cpu(target: Any) -> Loops:
+def _cpu(target: Any) -> dict[str, int]:
+    """What ``Loops`` says of a CPU."""
     lanes = vector_lanes(target)
     threads = int(target.attrs["num-cores"])
     # AVX-512 and NEON have 32 registers, AVX and SSE 16.
     registers = 16 if lanes == 8 or (lanes == 4 and "x86" in str(target)) else 32
-    return Loops((), (), lanes, registers, threads)
+    return {"width": lanes, "registers": registers, "threads": threads}
 
 
-def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
-    """Extents of the only reduction's spatial and reduction loops, if it is one for tiles.
-
-    And whether it reads with a stride along the last spatial loop.
-    """
+def _find(inlined: Any) -> Loops | None:
+    """The loops of the only reduction, if it is one for tiles; nothing is said of the CPU."""
     schedule = inlined.copy()
     blocks = top_blocks(schedule)
     reductions = [b for b in blocks if REDUCTION in iteration_types(schedule, b)]
@@ -122,13 +119,16 @@ def _find(inlined: Any) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
     extents = [int(loop.extent) for loop in loops]
     spatial = tuple(e for e, t in zip(extents, types, strict=True) if t == SPATIAL)
     reduction = tuple(e for e, t in zip(extents, types, strict=True) if t == REDUCTION)
-    if spatial[-1] < MIN_LANES or types != sorted(types) or _gathers(schedule.get(block)):
+    if spatial[-1] < MIN_LANES or types != sorted(types):
+        return None
+    runs = _runs(schedule.get(block), spatial[-1])
+    if runs is None:
         return None
     for consumer in consumers:
         own = [int(schedule.get(loop).extent) for loop in schedule.get_loops(consumer)]
         if tuple(own) != spatial or REDUCTION in iteration_types(schedule, consumer):
             return None
-    return spatial, reduction, _strided(schedule.get(block))
+    return Loops(spatial, reduction, 0, 0, 0, _strided(schedule.get(block)), runs)
 
 
 def _last_spatial(block: Any) -> Any:
@@ -143,23 +143,40 @@ def _strided(block: Any) -> bool:
     last = _last_spatial(block)
     for read in block.reads:
         if len(read.region):
-            linear = detect_linear_equation(list(read.region)[-1].min, [last])
+            index = list(read.region)[-1].min
+            if _divisor(index, last, "FloorMod") is not None:
+                continue
+            linear = detect_linear_equation(index, [last])
             if not linear or not isinstance(linear[0], IntImm) or int(linear[0]) > 1:
                 return True
     return False
 
 
-def _gathers(block: Any) -> bool:
-    """Whether neighbours of the last spatial loop are not neighbours in what is read."""
+def _runs(block: Any, extent: int) -> int | None:
+    """How many neighbours of the last spatial loop are neighbours in all that is read: all of its
+    ``extent``, or as many as packed weights have in one piece; None if they are not even that."""
     from tvm.tirx import Evaluate
     from tvm.tirx.analysis import undefined_vars
 
     last = _last_spatial(block)
+    runs = extent
     for read in block.reads:
         for dimension in list(read.region)[:-1]:
             if any(last.same_as(variable) for variable in undefined_vars(Evaluate(dimension.min))):
-                return True
-    return False
+                packed = _divisor(dimension.min, last, "FloorDiv")
+                if packed is None or runs % packed:
+                    return None
+                runs = packed
+    return runs
+
+
+def _divisor(index: Any, variable: Any, operation: str) -> int | None:
+    """The number in an index ``variable // number`` or ``variable % number``."""
+    from tvm import tirx
+
+    if not isinstance(index, getattr(tirx, operation)) or not variable.same_as(index.a):
+        return None
+    return int(index.b) if isinstance(index.b, tirx.IntImm) else None
 
 
 def _has_padding(inlined: Any) -> bool:
