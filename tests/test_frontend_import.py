@@ -105,7 +105,7 @@ def test_a_small_model_is_one_task() -> None:
     assert task.num_outputs == 1
     shapes = [arg.shape for arg in task.args]
     assert shapes[-1] == (4, 16)
-    assert sorted(shapes) == sorted([(4, 16), (16, 16), (16,), (4, 16)])
+    assert sorted(shapes) == sorted([(4, 16), (1, 16, 16), (16,), (4, 16)])
     assert task.flops == pytest.approx(2 * 4 * 16 * 16 + 2 * 4 * 16)
     assert [(tensor.name, tensor.spec) for tensor in imported.inputs] == [
         ("x", TensorSpec((4, 16), "float32"))

@@ -1,8 +1,8 @@
 """How convolutions are computed: which algorithm each becomes when the operators are lowered.
 
-Directly, as TVM does it; over the rows that there are where maps are lower than kernels
+Directly, with packed weights; over the rows that there are where maps are lower than kernels
 (``low_maps``); or with fewer multiplications (``winograd``), where it was asked for: what is faster
-is for the device to say.
+is for the device to say. Matrix products with constant weights have them packed, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from .expressions import is_operator
 from .low_maps import low_map
+from .packing import packed_convolution, packed_product
 from .winograd import Convolution, emit, winograd_convolution
 
 WinogradTiles = Mapping[str, int]
@@ -23,7 +24,8 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
     import tvm
     from tvm import relax
 
-    default = tvm.ir.Op.get("relax.nn.conv2d").get_attr("FLegalize")
+    names = ("relax.nn.conv2d", "relax.matmul")
+    default = {name: tvm.ir.Op.get(name).get_attr("FLegalize") for name in names}
 
     def conv2d(builder: Any, call: Any) -> Any:
         compute = low_map(call)
@@ -32,9 +34,14 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
         convolution = winograd_convolution(call)
         if convolution is not None and (m := winograd.get(convolution.key)) is not None:
             return emit(builder, call, convolution, m)
-        return default(builder, call)
+        packed = packed_convolution(builder, call)
+        return default["relax.nn.conv2d"](builder, call) if packed is None else packed
 
-    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d})(module)
+    def matmul(builder: Any, call: Any) -> Any:
+        packed = packed_product(builder, call)
+        return default["relax.matmul"](builder, call) if packed is None else packed
+
+    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d, "relax.matmul": matmul})(module)
 
 
 def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:

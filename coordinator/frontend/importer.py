@@ -23,7 +23,7 @@ from protos.records import Shape, Task, TensorSpec
 
 from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
-from .layouts import channels_last
+from .layouts import channels_last, lay_out_constants
 from .onnx_model import (
     cannot_import,
     fold,
@@ -377,7 +377,8 @@ def _prepare(module: Any, target_json: str) -> Any:
         [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
     )
     with _lowering(target_json):
-        return channels_last(multiply_by_reciprocals(dequantise_constants(canonical(module))))
+        module = multiply_by_reciprocals(dequantise_constants(canonical(module)))
+        return channels_last(lay_out_constants(module))
 
 
 def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:

@@ -140,8 +140,17 @@ def _sink_transposes(module: Any) -> Any:
     return _mutate(module, visit)
 
 
+def lay_out_constants(module: Any) -> Any:
+    """Reshapes and transposes of constants as constants; TVM would compile a kernel for each."""
+
+    def visit(mutator: Any, call: Any) -> Any:
+        laid_out = _laid_out(mutator, call)
+        return call if laid_out is None else laid_out
+
+    return _mutate(module, visit)
+
+
 def _laid_out(mutator: Any, call: Any) -> Any | None:
-    """A constant's reshape or transpose as a constant; TVM would compile a kernel for each."""
     import numpy as np
     from tvm import relax
 

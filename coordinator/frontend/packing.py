@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .expressions import is_constant
+
 RUN = 16
 """Outputs in one piece: a cache line of float32, the widest vector or two of the half width."""
 
@@ -28,3 +30,70 @@ def pack(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     run = packed_run(outputs)
     rows = weights.reshape(*outer, inputs, outputs // run, run)
     return np.ascontiguousarray(np.moveaxis(rows, -2, -3))
+
+
+def packed_convolution(builder: Any, call: Any) -> Any | None:
+    """A direct convolution, channels last, with its constant weights packed, as the call of its
+    kernel; None for any other call of ``relax.nn.conv2d``."""
+    from tvm import relax, te, topi
+
+    attributes = call.attrs
+    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
+    data, weights = call.args
+    if layouts != ("NHWC", "HWIO", "NHWC") or int(attributes.groups) != 1:
+        return None
+    if not is_constant(weights) or str(attributes.out_dtype) not in ("", str(data.ty.dtype)):
+        return None
+    down, along = (int(number) for number in attributes.strides)
+    apart_down, apart_along = (int(number) for number in attributes.dilation)
+    top, left, bottom, right = (int(number) for number in attributes.padding)
+    value = weights.value.numpy()
+    rows, columns, channels, filters = value.shape
+    run = packed_run(filters)
+    packed = pack(value.reshape(-1, filters)).reshape(-1, rows, columns, channels, run)
+
+    def compute(x: Any, w: Any) -> Any:
+        padded = x
+        if top or left or bottom or right:
+            before, after = [0, top, left, 0], [0, bottom, right, 0]
+            padded = topi.nn.pad(x, before, after, name="pad_temp")
+        batch, height, width, _ = padded.shape
+        out_rows = (height - (rows - 1) * apart_down - 1) // down + 1
+        out_columns = (width - (columns - 1) * apart_along - 1) // along + 1
+        row, column = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, columns), "rx")
+        channel = te.reduce_axis((0, channels), "rc")
+
+        def output(n: Any, i: Any, j: Any, o: Any) -> Any:
+            place = i * down + row * apart_down, j * along + column * apart_along
+            weight = w[o // run, row, column, channel, o % run]
+            return te.sum(padded[n, *place, channel] * weight, axis=[row, column, channel])
+
+        return te.compute((batch, out_rows, out_columns, filters), output, name="conv2d")
+
+    return builder.call_te(compute, data, relax.const(packed), primfunc_name_hint="conv2d")
+
+
+def packed_product(builder: Any, call: Any) -> Any | None:
+    """A matrix product with a constant matrix on the right, packed, as the call of its kernel; None
+    for any other call of ``relax.matmul``."""
+    from tvm import relax, te
+
+    data, weights = call.args
+    if not is_constant(weights) or len(weights.ty.shape) != 2 or len(data.ty.shape) < 2:
+        return None
+    if str(call.ty.dtype) != str(data.ty.dtype):
+        return None
+    value = weights.value.numpy()
+    inputs, outputs = value.shape
+    run = packed_run(outputs)
+
+    def compute(x: Any, w: Any) -> Any:
+        step = te.reduce_axis((0, inputs), "k")
+
+        def output(*place: Any) -> Any:
+            *outer, o = place
+            return te.sum(x[*outer, step] * w[o // run, step, o % run], axis=step)
+
+        return te.compute((*x.shape[:-1], outputs), output, name="matmul")
+
+    return builder.call_te(compute, data, relax.const(pack(value)), primfunc_name_hint="matmul")
