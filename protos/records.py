@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from .errors import BadRequest
+from .labels import check_labels
 
 PROTOCOL_VERSION = 3
 """Raised when an agent of the previous version could misread this coordinator."""
@@ -48,6 +49,7 @@ class Device:
     """What an agent says about the device it stands for.
 
     ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
+    ``labels`` are its owner's; raises BadRequest for those that ``labels.check_labels`` refuses.
     """
 
     name: str
@@ -61,6 +63,10 @@ class Device:
     host: str = ""
     cpu_features: tuple[str, ...] = ()
     cache_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
 
     @property
     def kind(self) -> str:
@@ -581,6 +587,8 @@ class ModelResult:
     every way to run the model that was timed, with all threads of the device and with fewer.
     ``weights_bytes`` is what the model's constants hold, ``workspace_bytes`` what the tuned model's
     intermediate results take; 0 if not known.
+    ``labels`` are those of the device that timed it; where the tuning log answered, of the device
+    that the job ran on. Raises BadRequest for those that ``labels.check_labels`` refuses.
     """
 
     untuned_ms: float
@@ -601,6 +609,10 @@ class ModelResult:
     outputs: tuple[OutputError, ...] = ()
     weights_bytes: int = 0
     workspace_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
 
     @property
     def packaged_ms(self) -> float:

@@ -96,6 +96,7 @@ def nasty_job() -> Job:
             outputs=(OutputError(NASTY, 1.0, 1.0),),
             mixed_ms=3.0,
             regions=(RegionResult(NASTY, NASTY, NASTY, {NASTY: 1.0}),),
+            labels={"price-per-hour": "0.35", "watts": "7.5"},
         ),
         stage_s={NASTY: 1.0},
         tuning_ended=NASTY,

@@ -65,6 +65,7 @@ DEVICE = records.Device(
     host="shelf",
     cpu_features=("asimd", "dotprod"),
     cache_bytes=2 << 20,
+    labels={"rack": "3"},
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
 EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)
@@ -142,6 +143,7 @@ RESULT = records.ModelResult(
     outputs=(OUTPUT,),
     weights_bytes=2**34,
     workspace_bytes=2**35,
+    labels={"watts": "7.5"},
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
