@@ -672,6 +672,67 @@ class Job(_message.Message):
     tuning_ended: str
     def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ..., tuning_ended: _Optional[str] = ...) -> None: ...
 
+class HistoryRecord(_message.Message):
+    __slots__ = ("measured_at", "workload_key", "candidate_key", "status", "latency_us", "busy_s", "device", "untuned", "trial")
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_US_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    UNTUNED_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    measured_at: float
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    latency_us: float
+    busy_s: float
+    device: str
+    untuned: bool
+    trial: bool
+    def __init__(self, measured_at: _Optional[float] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., latency_us: _Optional[float] = ..., busy_s: _Optional[float] = ..., device: _Optional[str] = ..., untuned: _Optional[bool] = ..., trial: _Optional[bool] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("records", "best_before_us", "device_kind")
+    class BestBeforeUsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BEST_BEFORE_US_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[HistoryRecord]
+    best_before_us: _containers.ScalarMap[str, float]
+    device_kind: str
+    def __init__(self, records: _Optional[_Iterable[_Union[HistoryRecord, _Mapping]]] = ..., best_before_us: _Optional[_Mapping[str, float]] = ..., device_kind: _Optional[str] = ...) -> None: ...
+
+class DeviceLimits(_message.Message):
+    __slots__ = ("device", "peak_gflops", "memory_gb_s", "cache_gb_s", "cache_bytes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PEAK_GFLOPS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_GB_S_FIELD_NUMBER: _ClassVar[int]
+    CACHE_GB_S_FIELD_NUMBER: _ClassVar[int]
+    CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    peak_gflops: float
+    memory_gb_s: float
+    cache_gb_s: float
+    cache_bytes: int
+    def __init__(self, device: _Optional[str] = ..., peak_gflops: _Optional[float] = ..., memory_gb_s: _Optional[float] = ..., cache_gb_s: _Optional[float] = ..., cache_bytes: _Optional[int] = ...) -> None: ...
+
+class JobMeasurements(_message.Message):
+    __slots__ = ("history", "limits")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    history: History
+    limits: DeviceLimits
+    def __init__(self, history: _Optional[_Union[History, _Mapping]] = ..., limits: _Optional[_Union[DeviceLimits, _Mapping]] = ...) -> None: ...
+
 class SubmitJobRequest(_message.Message):
     __slots__ = ("spec", "model_chunk")
     SPEC_FIELD_NUMBER: _ClassVar[int]

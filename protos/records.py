@@ -649,6 +649,62 @@ class Job:
 
 
 @dataclass(frozen=True)
+class HistoryRecord:
+    """One measurement of a job; ``busy_s`` is device time, 0 where none was needed.
+
+    ``measured_at`` is in seconds since 1970 by the log's clock. ``trial`` is false for the untuned
+    program and for what the log knew before the job began.
+    """
+
+    measured_at: float
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    latency_us: float | None = None
+    busy_s: float = 0.0
+    device: str = ""
+    untuned: bool = False
+    trial: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """A job's measurements, and the fastest time of each workload that the log had before them.
+
+    ``device_kind`` is empty if there are none.
+    """
+
+    records: tuple[HistoryRecord, ...] = ()
+    best_before_us: Mapping[str, float] = field(default_factory=dict)
+    device_kind: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What a kind of device can do at most, measured on ``device`` with all its threads.
+
+    ``peak_gflops`` are 10^9 float32 operations a second, the bandwidths 10^9 bytes a second, read
+    from memory and from the cache next to each core; ``cache_bytes`` is the last-level cache, 0 if
+    the device does not say.
+    """
+
+    device: str
+    peak_gflops: float
+    memory_gb_s: float
+    cache_gb_s: float
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class JobMeasurements:
+    """What a report shows beside the job; ``limits`` are None where those of its kind of device are
+    not known."""
+
+    history: History
+    limits: DeviceLimits | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """A unique fused operator: its workload (text), how often the model runs it, its parameters.
 

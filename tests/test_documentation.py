@@ -239,12 +239,10 @@ def test_the_json_object_is_documented_field_by_field() -> None:
 
 def test_what_a_report_adds_to_the_json_object_is_documented() -> None:
     from coordinator.results.curve import tuning_json
-    from coordinator.tuning_log import History, HistoryRecord
-    from protos.records import TaskProgress
+    from protos.records import History, HistoryRecord, TaskProgress
 
     record = HistoryRecord(0.0, "w", "c", MeasurementStatus.OK, 1.0, 1.0, "d")
     tuning = tuning_json([TaskProgress("t", "w", 1)], History((record,)))
-    assert tuning is not None
     tuning["trials_by_status"] = None  # its names are the statuses
     assert not [name for name in _paths({"tuning": tuning}) if f"`{name}`" not in TEXT]
 

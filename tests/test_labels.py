@@ -14,7 +14,6 @@ from coordinator.results.efficiency import efficiencies
 from coordinator.results.html_report import html_report
 from coordinator.results.page.section import ReportData
 from coordinator.results.report import report_json, report_text
-from coordinator.tuning_log import History
 from protos import convert
 from protos.errors import BadRequest
 from protos.labels import check_label, check_labels
@@ -24,6 +23,7 @@ from protos.records import (
     Device,
     DeviceState,
     DeviceStatus,
+    History,
     Job,
     Registration,
 )

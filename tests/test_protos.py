@@ -146,6 +146,11 @@ RESULT = records.ModelResult(
     labels={"watts": "7.5"},
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
+LIMITS = records.DeviceLimits("bench-1", 100.0, 10.0, 50.0, 2**33)
+PAST = records.HistoryRecord(
+    *(1.7e9, "w", "c1", records.MeasurementStatus.CRASHED, 12.5, 0.25, "bench-1", True, True)
+)
+HISTORY = records.History((PAST, PAST), {"w": 12.5}, "kind")
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
     job_id="j1",
@@ -208,6 +213,10 @@ FULL: list[Any] = [
     THREADS,
     RESULT,
     JOB,
+    PAST,
+    HISTORY,
+    LIMITS,
+    records.JobMeasurements(HISTORY, LIMITS),
 ]
 
 MINIMAL: list[Any] = [
@@ -245,6 +254,10 @@ MINIMAL: list[Any] = [
     records.RankingQuality(0.0, 0.0, 0.0, 0),
     records.ModelResult(0.0, 0.0, 0.0, 0.0, "", "", 0),
     records.Job("", BARE_SPEC, records.JobState.QUEUED),
+    records.HistoryRecord(0.0, "", "", records.MeasurementStatus.OK),
+    records.History(),
+    records.DeviceLimits("", 0.0, 0.0, 0.0),
+    records.JobMeasurements(records.History()),
 ]
 
 

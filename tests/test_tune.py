@@ -360,14 +360,14 @@ def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the
     assert "right" in devices.stdout
     assert job_id in listed.stdout
     assert json.loads(shown.stdout)["trials"]["total"] == 48
-    assert json.loads(reported.stdout) == {
-        **json.loads(shown.stdout),
-        "log": f"the coordinator at {address}",
-        "tuning": None,
-    }
+    report = json.loads(reported.stdout)
+    tuning = report.pop("tuning")
+    assert report == {**json.loads(shown.stdout), "log": f"the coordinator at {address}"}
+    assert tuning["devices"] == ["left", "right"]
+    assert tuning["curve"][-1]["trials"] > 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "latency-picture" in page
-    assert f"can&#39;t be had from the coordinator at {address}" in page
+    assert "curve-picture" in page
     after = trials(log)
     assert set(before) <= set(after)
     assert len({candidate for _, candidate in after}) == len(after) == 48

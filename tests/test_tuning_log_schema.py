@@ -12,16 +12,17 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from coordinator.tuning_log import (
-    DeviceLimits,
-    TuningLog,
-    default_url,
-    display_url,
-    normalise_url,
-)
+from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
 from coordinator.tuning_log.schema import metadata
 from protos.errors import BadRequest, StaleSchema
-from protos.records import Candidate, JobState, Measurement, MeasurementStatus, TrialCounts
+from protos.records import (
+    Candidate,
+    DeviceLimits,
+    JobState,
+    Measurement,
+    MeasurementStatus,
+    TrialCounts,
+)
 
 pytest_plugins = ("tests.postgres",)
 

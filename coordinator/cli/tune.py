@@ -156,7 +156,7 @@ async def _tune(
     _report(job, path, display_url(config.log_url), options.json)
     if options.html is not None:
         # What this run's job knows beside the log: the seconds per stage.
-        found = await asyncio.to_thread(report.report_of, config.log_url, job.job_id)
+        found = await asyncio.to_thread(report.report_of_log, config.log_url, job.job_id)
         report.write_page(options.html, replace(found, job=job))
     return 0
 
