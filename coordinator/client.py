@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import grpc
 
+from coordinator.job_measurements import joined
 from protos import convert, farm_pb2, farm_pb2_grpc, rpc
-from protos.records import CHUNK_BYTES, DeviceStatus, Job, JobSpec
+from protos.records import CHUNK_BYTES, DeviceStatus, Job, JobMeasurements, JobSpec
 
 DEADLINE_S = 30.0
 TRANSFER_DEADLINE_S = 3600.0
@@ -79,3 +80,10 @@ class FarmClient:
             request = farm_pb2.JobRequest(job_id=job_id)
             chunks = self._farm.FetchPackage(request, timeout=TRANSFER_DEADLINE_S)
             return b"".join(chunk.data for chunk in chunks)
+
+    def measurements(self, job_id: str) -> JobMeasurements:
+        """What a report shows beside the job."""
+        with rpc.client_errors(f"fetching the measurements of job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            received = self._farm.FetchMeasurements(request, timeout=TRANSFER_DEADLINE_S)
+            return joined(convert.from_message(piece, JobMeasurements) for piece in received)

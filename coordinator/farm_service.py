@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coordinator.fleet.fleet import Fleet
+from coordinator.job_measurements import measurements_of, pieces
 from coordinator.jobs import Jobs
 from coordinator.tuning_log import TuningLog
 from protos import convert, farm_pb2, farm_pb2_grpc
@@ -76,6 +77,16 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         _, data = await self._jobs.package(request.job_id)
         for start in range(0, len(data), CHUNK_BYTES):
             yield farm_pb2.Chunk(data=data[start : start + CHUNK_BYTES])
+
+    @stream_aborts
+    async def FetchMeasurements(  # noqa: N802
+        self, request: farm_pb2.JobRequest, context: Any
+    ) -> AsyncIterator[farm_pb2.JobMeasurements]:
+        """What a report shows beside the job."""
+        job = await self._jobs.job(request.job_id)
+        measured = await asyncio.to_thread(measurements_of, self._log, job)
+        for piece in pieces(measured):
+            yield await asyncio.to_thread(convert.to_message, piece)
 
 
 def _message(job: Job) -> farm_pb2.Job:

@@ -13,11 +13,12 @@ from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.limit_kernels import CACHE, MEMORY, PEAK, LimitKernel, limit_kernels
 from coordinator.stages import StageClock
-from coordinator.tuning_log import DeviceLimits, TuningLog
+from coordinator.tuning_log import TuningLog
 from protos.records import (
     UNTUNED_TRACE,
     Candidate,
     Device,
+    DeviceLimits,
     EvaluatorConfig,
     KernelWork,
     Measurement,

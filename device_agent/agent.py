@@ -8,7 +8,8 @@ import queue
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import grpc
 
@@ -212,22 +213,24 @@ def run_agent(
     emulated: bool,
     die_with_parent: bool,
     replay_s: float | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> int:
     """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code.
 
     ``die_with_parent``: be told to end when the thread that started this process ends.
-    ``replay_s``: run nothing, and take this long for each measurement. Raises BadRequest
-    (BadTarget) or Unavailable for a device that can't be described, and what ``Agent.run`` raises.
+    ``replay_s``: run nothing, and take this long for each measurement. ``labels`` are the device's.
+    Raises BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
+    ``Agent.run`` raises.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     if die_with_parent:
         containment.die_with_parent(os.getppid(), signal.SIGTERM)
+    runner: Runner | None = None
     if replay_s is None:
-        agent = Agent(coordinator, describe_cpu(name, target_json, cpus, emulated))
+        device = describe_cpu(name, target_json, cpus, emulated)
     else:
-        device = describe_replay(name, target_json, replay_s)
-        agent = Agent(coordinator, device, ReplayRunner(replay_s))
-    agent.run(stop)
+        device, runner = describe_replay(name, target_json, replay_s), ReplayRunner(replay_s)
+    Agent(coordinator, replace(device, labels=labels or {}), runner).run(stop)
     return 0

@@ -69,7 +69,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes")
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels")
     class ToolVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,13 @@ class Device(_message.Message):
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class EngineVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +102,7 @@ class Device(_message.Message):
     CPU_FEATURES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     target_json: str
     cpu_model: str
@@ -106,7 +114,8 @@ class Device(_message.Message):
     cpu_features: _containers.RepeatedScalarFieldContainer[str]
     engine_versions: _containers.ScalarMap[str, str]
     cache_bytes: int
-    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device", "state", "kind", "measurements", "last_error")
@@ -560,7 +569,14 @@ class RegionResult(_message.Message):
     def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -579,6 +595,7 @@ class ModelResult(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKSPACE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     max_abs_error: float
@@ -597,7 +614,8 @@ class ModelResult(_message.Message):
     outputs: _containers.RepeatedCompositeFieldContainer[OutputError]
     weights_bytes: int
     workspace_bytes: int
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ..., threads: _Optional[_Iterable[_Union[ThreadResult, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., weights_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ..., threads: _Optional[_Iterable[_Union[ThreadResult, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., weights_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ThreadResult(_message.Message):
     __slots__ = ("name", "num_threads", "latency_ms", "low_ms", "high_ms", "resident_bytes")
@@ -653,6 +671,67 @@ class Job(_message.Message):
     stage_s: _containers.ScalarMap[str, float]
     tuning_ended: str
     def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ..., tuning_ended: _Optional[str] = ...) -> None: ...
+
+class HistoryRecord(_message.Message):
+    __slots__ = ("measured_at", "workload_key", "candidate_key", "status", "latency_us", "busy_s", "device", "untuned", "trial")
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_US_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    UNTUNED_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    measured_at: float
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    latency_us: float
+    busy_s: float
+    device: str
+    untuned: bool
+    trial: bool
+    def __init__(self, measured_at: _Optional[float] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., latency_us: _Optional[float] = ..., busy_s: _Optional[float] = ..., device: _Optional[str] = ..., untuned: _Optional[bool] = ..., trial: _Optional[bool] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("records", "best_before_us", "device_kind")
+    class BestBeforeUsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BEST_BEFORE_US_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[HistoryRecord]
+    best_before_us: _containers.ScalarMap[str, float]
+    device_kind: str
+    def __init__(self, records: _Optional[_Iterable[_Union[HistoryRecord, _Mapping]]] = ..., best_before_us: _Optional[_Mapping[str, float]] = ..., device_kind: _Optional[str] = ...) -> None: ...
+
+class DeviceLimits(_message.Message):
+    __slots__ = ("device", "peak_gflops", "memory_gb_s", "cache_gb_s", "cache_bytes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PEAK_GFLOPS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_GB_S_FIELD_NUMBER: _ClassVar[int]
+    CACHE_GB_S_FIELD_NUMBER: _ClassVar[int]
+    CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    peak_gflops: float
+    memory_gb_s: float
+    cache_gb_s: float
+    cache_bytes: int
+    def __init__(self, device: _Optional[str] = ..., peak_gflops: _Optional[float] = ..., memory_gb_s: _Optional[float] = ..., cache_gb_s: _Optional[float] = ..., cache_bytes: _Optional[int] = ...) -> None: ...
+
+class JobMeasurements(_message.Message):
+    __slots__ = ("history", "limits")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    history: History
+    limits: DeviceLimits
+    def __init__(self, history: _Optional[_Union[History, _Mapping]] = ..., limits: _Optional[_Union[DeviceLimits, _Mapping]] = ...) -> None: ...
 
 class SubmitJobRequest(_message.Message):
     __slots__ = ("spec", "model_chunk")

@@ -190,6 +190,11 @@ class FarmStub:
                 request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
                 response_deserializer=protos_dot_farm__pb2.Chunk.FromString,
                 _registered_method=True)
+        self.FetchMeasurements = channel.unary_stream(
+                '/tunefarm.v1.Farm/FetchMeasurements',
+                request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.JobMeasurements.FromString,
+                _registered_method=True)
 
 
 class FarmServicer:
@@ -241,6 +246,14 @@ class FarmServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchMeasurements(self, request, context):
+        """What a report shows beside the job, a piece of the history in each message; the first one has
+        what is no record, and is there even if nothing was measured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FarmServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -278,6 +291,11 @@ def add_FarmServicer_to_server(servicer, server):
                     servicer.FetchPackage,
                     request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
                     response_serializer=protos_dot_farm__pb2.Chunk.SerializeToString,
+            ),
+            'FetchMeasurements': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchMeasurements,
+                    request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.JobMeasurements.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -470,6 +488,33 @@ class Farm:
             '/tunefarm.v1.Farm/FetchPackage',
             protos_dot_farm__pb2.JobRequest.SerializeToString,
             protos_dot_farm__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchMeasurements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tunefarm.v1.Farm/FetchMeasurements',
+            protos_dot_farm__pb2.JobRequest.SerializeToString,
+            protos_dot_farm__pb2.JobMeasurements.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from .errors import BadRequest
+from .labels import check_labels
 
 PROTOCOL_VERSION = 3
 """Raised when an agent of the previous version could misread this coordinator."""
@@ -48,6 +49,7 @@ class Device:
     """What an agent says about the device it stands for.
 
     ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
+    ``labels`` are its owner's; raises BadRequest for those that ``labels.check_labels`` refuses.
     """
 
     name: str
@@ -61,6 +63,10 @@ class Device:
     host: str = ""
     cpu_features: tuple[str, ...] = ()
     cache_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
 
     @property
     def kind(self) -> str:
@@ -581,6 +587,8 @@ class ModelResult:
     every way to run the model that was timed, with all threads of the device and with fewer.
     ``weights_bytes`` is what the model's constants hold, ``workspace_bytes`` what the tuned model's
     intermediate results take; 0 if not known.
+    ``labels`` are those of the device that timed it; where the tuning log answered, of the device
+    that the job ran on. Raises BadRequest for those that ``labels.check_labels`` refuses.
     """
 
     untuned_ms: float
@@ -601,6 +609,10 @@ class ModelResult:
     outputs: tuple[OutputError, ...] = ()
     weights_bytes: int = 0
     workspace_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
 
     @property
     def packaged_ms(self) -> float:
@@ -634,6 +646,62 @@ class Job:
     submitted_at: float = 0.0
     stage_s: Mapping[str, float] = field(default_factory=dict)
     tuning_ended: str = ""
+
+
+@dataclass(frozen=True)
+class HistoryRecord:
+    """One measurement of a job; ``busy_s`` is device time, 0 where none was needed.
+
+    ``measured_at`` is in seconds since 1970 by the log's clock. ``trial`` is false for the untuned
+    program and for what the log knew before the job began.
+    """
+
+    measured_at: float
+    workload_key: str
+    candidate_key: str
+    status: MeasurementStatus
+    latency_us: float | None = None
+    busy_s: float = 0.0
+    device: str = ""
+    untuned: bool = False
+    trial: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """A job's measurements, and the fastest time of each workload that the log had before them.
+
+    ``device_kind`` is empty if there are none.
+    """
+
+    records: tuple[HistoryRecord, ...] = ()
+    best_before_us: Mapping[str, float] = field(default_factory=dict)
+    device_kind: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What a kind of device can do at most, measured on ``device`` with all its threads.
+
+    ``peak_gflops`` are 10^9 float32 operations a second, the bandwidths 10^9 bytes a second, read
+    from memory and from the cache next to each core; ``cache_bytes`` is the last-level cache, 0 if
+    the device does not say.
+    """
+
+    device: str
+    peak_gflops: float
+    memory_gb_s: float
+    cache_gb_s: float
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class JobMeasurements:
+    """What a report shows beside the job; ``limits`` are None where those of its kind of device are
+    not known."""
+
+    history: History
+    limits: DeviceLimits | None = None
 
 
 @dataclass(frozen=True)

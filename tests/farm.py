@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,12 @@ class RealFleet:
 
 
 def start_agent(
-    port: int, name: str, target_json: str, cpus: str | None = None, replay: str | None = None
+    port: int,
+    name: str,
+    target_json: str,
+    cpus: str | None = None,
+    replay: str | None = None,
+    labels: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
     """`tunefarm agent` as a user starts it."""
     command = [
@@ -70,16 +75,22 @@ def start_agent(
         *("--coordinator", f"127.0.0.1:{port}", "--name", name, "--target", target_json),
         *(("--cpus", cpus) if cpus else ()),
         *(("--replay", replay) if replay else ()),
+        *(part for label in labels for part in ("--label", label)),
     ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
 def agent(
-    port: int, name: str, target_json: str, cpus: str | None = None, replay: str | None = None
+    port: int,
+    name: str,
+    target_json: str,
+    cpus: str | None = None,
+    replay: str | None = None,
+    labels: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that is stopped at the end, unless the test has killed it."""
-    process = start_agent(port, name, target_json, cpus, replay)
+    process = start_agent(port, name, target_json, cpus, replay, labels)
     try:
         yield process
     finally:

@@ -173,6 +173,12 @@ def test_an_unknown_target(run: Run, model: Path, target: str, words: tuple[str,
         ("--trials", "99999999999", "whole number from 1 to"),
         ("--threads", "-1", "whole number from 1"),
         ("--seed", "-1", "whole number from 0"),
+        ("--label", "rack", "is no label; write price-per-hour=0.35"),
+        ("--label", "price_per_hour=1", "is no key of a label"),
+        ("--label", "rack=3, left", "write up to 63 letters, digits"),
+        ("--label", "price-per-hour=free", "no positive number"),
+        ("--label", "watts=-7", "no positive number"),
+        ("--label", "watts=inf", "no positive number"),
     ],
 )
 def test_a_malformed_option(
@@ -184,6 +190,21 @@ def test_a_malformed_option(
     assert ended.value.code == 2
     assert option in message
     assert how in message
+
+
+@pytest.mark.parametrize("command", [("tune", "model.onnx"), ("agent",)])
+def test_labels_are_collected_and_none_is_given_twice(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    given = ("--label", "rack=3", "--label", "watts=7.5")
+    assert parser().parse_args(command).label == {}
+    assert parser().parse_args([*command, *given]).label == {"rack": "3", "watts": "7.5"}
+    assert parser().parse_args(command).label == {}
+    many = [part for i in range(17) for part in ("--label", f"l{i}=x")]
+    for arguments, words in (((*given, "--label", "rack=4"), "rack is given twice"), (many, "16")):
+        with pytest.raises(SystemExit):
+            parser().parse_args([*command, *arguments])
+        assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_what_ends_a_job() -> None:

@@ -142,7 +142,11 @@ class FakeAgent:
         await self.receive()
 
     async def send(self, record: object) -> None:
-        await self._call.write(convert.to_agent_message(record))
+        await self.send_message(convert.to_agent_message(record))
+
+    async def send_message(self, message: farm_pb2.AgentMessage) -> None:
+        """What no record can say goes as a message."""
+        await self._call.write(message)
 
     async def receive(self) -> object:
         message = await asyncio.wait_for(self._call.read(), PATIENCE_S)

@@ -17,10 +17,12 @@ from coordinator.results.page.bars import Bar, bars
 from coordinator.results.page.scale import Scale, decades, from_zero, number
 from coordinator.results.page.section import ReportData
 from coordinator.results.roofline import standings
-from coordinator.tuning_log import DeviceLimits, History, HistoryRecord
 from protos.records import (
     MIXED,
+    DeviceLimits,
     EngineResult,
+    History,
+    HistoryRecord,
     Job,
     JobState,
     MeasurementStatus,
@@ -61,7 +63,7 @@ WITH_FLOPS = replace(
 
 
 def data(
-    job: Job = JOB, history: History | None = HISTORY, limits: DeviceLimits | None = None
+    job: Job = JOB, history: History = HISTORY, limits: DeviceLimits | None = None
 ) -> ReportData:
     return ReportData(job, "sqlite:///log.db", history, limits)
 
@@ -96,6 +98,7 @@ def nasty_job() -> Job:
             outputs=(OutputError(NASTY, 1.0, 1.0),),
             mixed_ms=3.0,
             regions=(RegionResult(NASTY, NASTY, NASTY, {NASTY: 1.0}),),
+            labels={"price-per-hour": "0.35", "watts": "7.5"},
         ),
         stage_s={NASTY: 1.0},
         tuning_ended=NASTY,
@@ -187,7 +190,6 @@ def test_what_comes_from_outside_is_only_words() -> None:
             HISTORY,
             "This job is failed: no such luck",
         ),
-        (JOB, None, "The measurements can't be had from sqlite:///log.db"),
         (JOB, History(), "all its 63 trials were in the tuning log already"),
         (
             replace(JOB, trials=TrialCounts()),
@@ -196,9 +198,7 @@ def test_what_comes_from_outside_is_only_words() -> None:
         ),
     ],
 )
-def test_what_is_not_known_is_left_out_with_a_word(
-    job: Job, history: History | None, words: str
-) -> None:
+def test_what_is_not_known_is_left_out_with_a_word(job: Job, history: History, words: str) -> None:
     page = html_report(data(job, history), 0.0)
     assert words in Reader(page).text
     assert ("latency-picture" in page) == (job.result is not None)

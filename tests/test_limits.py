@@ -26,10 +26,17 @@ from coordinator.limit_kernels import (
     stream_workload,
 )
 from coordinator.limits import measure_limits
-from coordinator.tuning_log import DeviceLimits, TuningLog
+from coordinator.tuning_log import TuningLog
 from device_agent.build import BuildOutcome, build_kernel
 from device_agent.devices.cpu import last_level_cache_bytes
-from protos.records import Candidate, Device, MeasurementStatus, Task, canonical_json
+from protos.records import (
+    Candidate,
+    Device,
+    DeviceLimits,
+    MeasurementStatus,
+    Task,
+    canonical_json,
+)
 from tests.farm import PATIENCE_S, agent, real_fleet
 from tests.kernels import target_json
 

@@ -65,6 +65,7 @@ DEVICE = records.Device(
     host="shelf",
     cpu_features=("asimd", "dotprod"),
     cache_bytes=2 << 20,
+    labels={"rack": "3"},
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
 EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)
@@ -142,8 +143,14 @@ RESULT = records.ModelResult(
     outputs=(OUTPUT,),
     weights_bytes=2**34,
     workspace_bytes=2**35,
+    labels={"watts": "7.5"},
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
+LIMITS = records.DeviceLimits("bench-1", 100.0, 10.0, 50.0, 2**33)
+PAST = records.HistoryRecord(
+    *(1.7e9, "w", "c1", records.MeasurementStatus.CRASHED, 12.5, 0.25, "bench-1", True, True)
+)
+HISTORY = records.History((PAST, PAST), {"w": 12.5}, "kind")
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
     job_id="j1",
@@ -206,6 +213,10 @@ FULL: list[Any] = [
     THREADS,
     RESULT,
     JOB,
+    PAST,
+    HISTORY,
+    LIMITS,
+    records.JobMeasurements(HISTORY, LIMITS),
 ]
 
 MINIMAL: list[Any] = [
@@ -243,6 +254,10 @@ MINIMAL: list[Any] = [
     records.RankingQuality(0.0, 0.0, 0.0, 0),
     records.ModelResult(0.0, 0.0, 0.0, 0.0, "", "", 0),
     records.Job("", BARE_SPEC, records.JobState.QUEUED),
+    records.HistoryRecord(0.0, "", "", records.MeasurementStatus.OK),
+    records.History(),
+    records.DeviceLimits("", 0.0, 0.0, 0.0),
+    records.JobMeasurements(records.History()),
 ]
 
 

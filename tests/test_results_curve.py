@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from coordinator.results.curve import CurvePoint, tuning_cost, tuning_curve
-from coordinator.tuning_log import History, HistoryRecord, TuningLog
+from coordinator.tuning_log import TuningLog
 from protos.records import (
     UNTUNED_TRACE,
     Candidate,
+    History,
+    HistoryRecord,
     Measurement,
     MeasurementStatus,
     TaskProgress,

@@ -113,6 +113,8 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
         "outputs": [],
         "weights_bytes": 0,
         "workspace_bytes": 0,
+        "labels": {},
+        "efficiency": [],
         "target_latency_ms": None,
         "tuning_ended": None,
         "max_abs_error": 2e-7,

@@ -140,7 +140,8 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
 
     log = tmp_path / "log.db"
     command = ("tune", str(model), "--trials", "24", "--log", str(log), "--json")
-    first = run(*command, "--html", "page.html", cwd=tmp_path)
+    labels = ("--label", "price-per-hour=0.5", "--label", "watts=7.5")
+    first = run(*command, *labels, "--html", "page.html", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "curve-picture" in page
@@ -150,6 +151,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
         *("job", "model", "target", "cache", "trials", "tasks", "latency_ms", "max_abs_error"),
         *("engine", "engines", "left_to_engine", "target_latency_ms", "tuning_ended"),
         *("regions", "threads", "outputs", "weights_bytes", "workspace_bytes"),
+        *("labels", "efficiency"),
         *("stage_s", "package", "log"),
     }
     assert result["tuning_ended"] == "all trials were made"
@@ -180,6 +182,12 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert {one["name"] for one in result["threads"]} >= {"untuned", "onnxruntime", "openvino"}
     assert all(one["low_ms"] <= one["latency_ms"] <= one["high_ms"] for one in result["threads"])
     assert all(one["resident_bytes"] > 10 << 20 for one in result["threads"])
+    assert result["labels"] == {"price-per-hour": "0.5", "watts": "7.5"}
+    (packaged,) = (one for one in result["efficiency"] if one["packaged"])
+    assert packaged["name"] == result["engine"]
+    assert packaged["energy_mj"] == pytest.approx(7.5 * chosen)
+    assert packaged["inferences_per_price"] == pytest.approx(3.6e6 / chosen / 0.5)
+    assert "What is packaged: " in page
     assert "roofline-picture" in page
     assert ("threads-picture" in page) == (cpus > 1)
     assert "Fused operators" in first.stderr
@@ -195,9 +203,13 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
 
     Path(result["package"]).unlink()
-    second = run(*command, cwd=tmp_path)
+    second = run(*command, "--label", "watts=15", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     again = json.loads(second.stdout)
+    assert again["labels"] == {"watts": "15"}, "of the device that the job ran on"
+    (packaged,) = (one for one in again["efficiency"] if one["packaged"])
+    assert packaged["inferences_per_price"] is None
+    assert packaged["energy_mj"] == pytest.approx(15 * chosen)
     assert trials(log) == measured
     assert finals(log) == again_in_finals
     assert again["trials"] == result["trials"]
@@ -348,14 +360,14 @@ def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the
     assert "right" in devices.stdout
     assert job_id in listed.stdout
     assert json.loads(shown.stdout)["trials"]["total"] == 48
-    assert json.loads(reported.stdout) == {
-        **json.loads(shown.stdout),
-        "log": f"the coordinator at {address}",
-        "tuning": None,
-    }
+    report = json.loads(reported.stdout)
+    tuning = report.pop("tuning")
+    assert report == {**json.loads(shown.stdout), "log": f"the coordinator at {address}"}
+    assert tuning["devices"] == ["left", "right"]
+    assert tuning["curve"][-1]["trials"] > 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "latency-picture" in page
-    assert f"can&#39;t be had from the coordinator at {address}" in page
+    assert "curve-picture" in page
     after = trials(log)
     assert set(before) <= set(after)
     assert len({candidate for _, candidate in after}) == len(after) == 48

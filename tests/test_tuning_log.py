@@ -494,9 +494,13 @@ def test_devices(log: TuningLog) -> None:
         host="h",
         cpu_features=("sve",),
     )
-    log.upsert_device(dataclasses.replace(device, cpu_model="before"))
+    labels = {"rack": "3", "watts": "7.5"}
+    log.upsert_device(dataclasses.replace(device, cpu_model="before", labels=labels))
+    log.upsert_device(dataclasses.replace(device, labels={"watts": "15"}))
+    log.upsert_device(dataclasses.replace(device, name="d2", labels=labels))
+    assert [known.labels for known in log.devices()] == [{"watts": "15"}, labels]
     log.upsert_device(device)
-    assert log.devices() == [device]
+    assert log.devices() == [device, dataclasses.replace(device, name="d2", labels=labels)]
     job_id = new_job(log)
     for i, name in enumerate(("d1", "d2", "d1")):
         candidate = Candidate("w1", str(i))

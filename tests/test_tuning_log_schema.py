@@ -15,11 +15,19 @@ from alembic.runtime.migration import MigrationContext
 from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
 from coordinator.tuning_log.schema import metadata
 from protos.errors import BadRequest, StaleSchema
-from protos.records import Candidate, JobState, Measurement, MeasurementStatus, TrialCounts
+from protos.records import (
+    Candidate,
+    DeviceLimits,
+    JobState,
+    Measurement,
+    MeasurementStatus,
+    TrialCounts,
+)
 
 pytest_plugins = ("tests.postgres",)
 
 FIRST_REVISION = Path(__file__).with_name("test_tuning_log_0001.sql")
+BEFORE_LABELS = Path(__file__).with_name("test_tuning_log_0006.sql")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -124,13 +132,19 @@ def test_a_sqlite_log_is_durable_and_checks_its_references(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------- revisions
 
 
-def test_the_revisions_lead_to_the_schema(url: str) -> None:
-    TuningLog.open(url).close()
+def differences(url: str) -> list[object]:
+    """Between a log and the schema in the code."""
     engine = sa.create_engine(normalise_url(url))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
+        found: list[object] = compare_metadata(context, metadata)
     engine.dispose()
+    return found
+
+
+def test_the_revisions_lead_to_the_schema(url: str) -> None:
+    TuningLog.open(url).close()
+    assert differences(url) == []
 
 
 def test_a_newer_log_is_refused(url: str) -> None:
@@ -168,6 +182,37 @@ def test_an_empty_database_can_be_upgraded_beforehand(url: str) -> None:
     log.close()
 
 
+def upgraded(fixture: Path, path: Path) -> TuningLog:
+    """A log that an old revision wrote, brought up."""
+    with sqlite3.connect(path) as database:
+        database.executescript(fixture.read_text())
+    database.close()
+    TuningLog.upgrade(str(path))
+    return TuningLog.open(str(path))
+
+
+@pytest.mark.parametrize("fixture", [FIRST_REVISION, BEFORE_LABELS], ids=lambda path: path.stem)
+def test_every_old_log_gets_the_schema(tmp_path: Path, fixture: Path) -> None:
+    log = upgraded(fixture, tmp_path / "log.db")
+    assert differences(log.url) == []
+    log.close()
+
+
+def test_a_device_from_before_labels_has_none_and_can_get_some(tmp_path: Path) -> None:
+    log = upgraded(BEFORE_LABELS, tmp_path / "log.db")
+    (device,) = log.devices()
+    assert (device.name, device.cache_bytes, device.labels) == ("d1", 32 << 20, {})
+    assert log.limits(device.kind) == DeviceLimits("d1", 100.0, 10.0, 50.0, 32 << 20)
+    (job,) = log.jobs()
+    assert job.result is not None
+    assert (job.result.engine, job.result.labels) == ("openvino", {})
+    assert job.tuning_ended == "all trials were made"
+    labelled = replace(device, labels={"rack": "3", "watts": "7.5"})
+    log.upsert_device(labelled)
+    assert log.devices() == [labelled]
+    log.close()
+
+
 def test_an_interval_that_was_kept_with_the_package_is_the_jobs(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     with sqlite3.connect(path) as database:
@@ -187,13 +232,7 @@ def test_an_interval_that_was_kept_with_the_package_is_the_jobs(tmp_path: Path) 
 
 
 def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
-    path = tmp_path / "log.db"
-    with sqlite3.connect(path) as database:
-        database.executescript(FIRST_REVISION.read_text())
-    database.close()
-    TuningLog.upgrade(str(path))
-    log = TuningLog.open(str(path))
-
+    log = upgraded(FIRST_REVISION, tmp_path / "log.db")
     (job,) = log.jobs()
     assert (job.state, job.spec.seed, job.elapsed_s) == (JobState.DONE, 7, 12.5)
     assert job.spec.shapes["x"].dims == (1, 3, 48, 192)

@@ -15,6 +15,8 @@ examples:
   # two devices of one kind on one machine, each bound to one core:
   tunefarm agent --name left  --cpus 0 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
   tunefarm agent --name right --cpus 1 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
+  # what reports reckon with: the price of an hour, and the power that it draws
+  tunefarm agent --label price-per-hour=0.35 --label watts=7.5 --label rack=3
   # a device for tests of a farm, which needs a tenth of a second for a kernel and runs none:
   tunefarm agent --name replayed --replay 100ms
 It needs no compiler: `pip install tunefarm[agent]` and libtvm_runtime.so (TUNEFARM_TVM_RUNTIME).
@@ -60,6 +62,7 @@ def add_parser(commands: Any) -> None:
         help="a device that answers without running anything, after this long for each kernel "
         "(e.g. 100ms); for tests of a farm, and emulated",
     )
+    shared.add_labels(parser)
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -82,4 +85,5 @@ def run(options: argparse.Namespace) -> int:
         options.emulated,
         options.die_with_parent,
         options.replay,
+        options.label,
     )

@@ -7,8 +7,10 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from protos.errors import BadRequest
+from protos.labels import check_labels
 from protos.records import MAX_MODEL_BYTES, UNLIMITED_TRIALS, JobSpec, Shape, sha256_hex
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
@@ -94,6 +96,35 @@ def cpus(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
+def label(text: str) -> tuple[str, str]:
+    """Key and value of `rack=3`."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; write price-per-hour=0.35")
+    return key, value
+
+
+class _AddLabel(argparse.Action):
+    """Collects labels into one mapping, and refuses what no device may have."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        (key, value), known = values, getattr(namespace, self.dest)
+        if key in known:
+            raise argparse.ArgumentError(self, f"the label {key} is given twice")
+        labels = {**known, key: value}
+        try:
+            check_labels(labels)
+        except BadRequest as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, labels)
+
+
 def read_model(path: Path) -> bytes:
     """The model's bytes; raises BadRequest if there is no such file or it can't be one."""
     if path.is_dir():
@@ -106,6 +137,19 @@ def read_model(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadRequest(f"{path} can't be read: {error.strerror}") from error
+
+
+def add_labels(parser: argparse._ActionsContainer) -> None:
+    """`--label`."""
+    parser.add_argument(
+        "--label",
+        action=_AddLabel,
+        default={},
+        type=label,
+        metavar="KEY=VALUE",
+        help="what you say of the device, e.g. rack=3; repeatable. With price-per-hour and watts, "
+        "reports say what an inference costs in price and energy",
+    )
 
 
 def add_log(parser: argparse._ActionsContainer) -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from coordinator.cli import options as shared
 from coordinator.cli.jobs import headline
 from coordinator.client import FarmClient
+from coordinator.job_measurements import measurements_of
 from protos.errors import BadRequest, NotFound
-from protos.records import Job
 
 if TYPE_CHECKING:
     from coordinator.results.page.section import ReportData
-    from coordinator.tuning_log import TuningLog
 
 LATEST = "latest"
 
@@ -27,8 +26,7 @@ examples:
   tunefarm report j-1a2b3c4d --log postgresql://farm@db.example/log --html report.html
   tunefarm report latest --json > job.json
 
-The page is one file that needs no network. The tuning curve is read from the tuning log, so a page
-by way of --coordinator lacks it.
+The page is one file that needs no network.
 """
 
 
@@ -85,7 +83,10 @@ def run(options: argparse.Namespace) -> int:
     from coordinator.results.report import report_json, report_text
 
     check_html(options.html)
-    data = _of_coordinator(options) if options.coordinator else _of_log(options)
+    if options.coordinator:
+        data = report_of_coordinator(options.coordinator, options.job)
+    else:
+        data = _of_log(options)
     if options.json:
         found = report_json(data.job, None, data.source)
         print(json.dumps({**found, "tuning": tuning_json(data.job.tasks, data.history)}))
@@ -113,7 +114,7 @@ def write_page(path: Path, data: ReportData) -> None:
     print(f"the report with pictures is {path.resolve()}", file=sys.stderr)
 
 
-def report_of(url: str, job_id: str) -> ReportData:
+def report_of_log(url: str, job_id: str) -> ReportData:
     """All that the log at this URL knows of a job, or of the newest; raises NotFound."""
     from coordinator.results.page.section import ReportData
     from coordinator.tuning_log import TuningLog, display_url
@@ -125,17 +126,11 @@ def report_of(url: str, job_id: str) -> ReportData:
             if not newest:
                 raise _no_job(f"the tuning log {display_url(url)}")
             job_id = newest[0].job_id
-        job, history = log.job(job_id), log.history(job_id)
-        kind = history.device_kind or _only_kind(log, job)
-        return ReportData(job, display_url(url), history, log.limits(kind))
+        job = log.job(job_id)
+        measured = measurements_of(log, job)
+        return ReportData(job, display_url(url), measured.history, measured.limits)
     finally:
         log.close()
-
-
-def _only_kind(log: TuningLog, job: Job) -> str:
-    """The kind of device of a job that measured nothing, if there is only one; otherwise empty."""
-    kinds = {d.kind for d in log.devices() if d.target_json == job.spec.target_json}
-    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _of_log(options: argparse.Namespace) -> ReportData:
@@ -145,20 +140,22 @@ def _of_log(options: argparse.Namespace) -> ReportData:
     file = sqlite_file(url)
     if file is not None and not file.exists():
         raise NotFound(f"there is no tuning log {display_url(url)}; name another one with --log")
-    return report_of(url, options.job)
+    return report_of_log(url, options.job)
 
 
-def _of_coordinator(options: argparse.Namespace) -> ReportData:
+def report_of_coordinator(address: str, job_id: str) -> ReportData:
+    """The same from the coordinator at this address; raises NotFound or Unavailable."""
     from coordinator.results.page.section import ReportData
 
-    source = f"the coordinator at {options.coordinator}"
-    with FarmClient(options.coordinator) as farm:
-        if options.job != LATEST:
-            return ReportData(farm.job(options.job), source)
-        newest = farm.jobs(limit=1)
-    if not newest:
-        raise _no_job(source)
-    return ReportData(newest[0], source)
+    source = f"the coordinator at {address}"
+    with FarmClient(address) as farm:
+        if job_id == LATEST:
+            newest = farm.jobs(limit=1)
+            if not newest:
+                raise _no_job(source)
+            job_id = newest[0].job_id
+        job, measured = farm.job(job_id), farm.measurements(job_id)
+    return ReportData(job, source, measured.history, measured.limits)
 
 
 def _no_job(where: str) -> NotFound:

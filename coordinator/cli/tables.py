@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from protos.labels import labels_text
 from protos.records import DeviceStatus, Job
 
 
@@ -49,7 +50,8 @@ def jobs_table(jobs: Sequence[Job]) -> None:
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     """One line a device."""
     table = _table(
-        "device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target", "last error"
+        *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
+        *("labels", "last error"),
     )
     for status in statuses:
         device = status.device
@@ -62,6 +64,7 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
             str(status.measurements),
             status.kind[:8],
             Text(device.target_json),
+            Text(labels_text(device.labels)),
             Text(status.last_error),
         )
     _print(table, "no device has connected yet; start one: tunefarm agent")

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ examples:
   tunefarm tune model.onnx --until-flat
   tunefarm tune model.onnx --json > result.json
   tunefarm tune model.onnx --html report.html
+  tunefarm tune model.onnx --label price-per-hour=0.35 --label watts=7.5
 
 Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that;
 operators that can't be imported run in ONNX Runtime, and the rest is tuned.
@@ -47,6 +48,7 @@ answered from the tuning log. --json prints one object on standard output:
    "engine", "left_to_engine", "regions": [{"first","last","engine","latency_ms"}],
    "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error","max_rel_error",
                 "error"}],
+   "labels", "efficiency": [{"name","latency_ms","packaged","inferences_per_price","energy_mj"}],
    "target_latency_ms", "tuning_ended", "max_abs_error", "stage_s", "package", "log"}
 
 exit codes: 0 done, 2 bad request, 3 the job failed, 130 interrupted
@@ -77,6 +79,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="threads the model may use (default: all CPUs)",
     )
+    shared.add_labels(parser)
     jobs.add_out(parser)
     shared.add_log(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -133,7 +136,7 @@ async def _tune(
 
     with Progress() as progress:
         async with Coordinator(config) as coordinator:
-            with _agent(coordinator.port, spec.target_json) as agent:
+            with _agent(coordinator.port, spec.target_json, options.label) as agent:
                 job = await coordinator.jobs.submit(spec, model)
                 watch = asyncio.create_task(_watch(coordinator, job.job_id, progress))
                 lost = asyncio.create_task(_agent_lost(agent))
@@ -153,7 +156,7 @@ async def _tune(
     _report(job, path, display_url(config.log_url), options.json)
     if options.html is not None:
         # What this run's job knows beside the log: the seconds per stage.
-        found = await asyncio.to_thread(report.report_of, config.log_url, job.job_id)
+        found = await asyncio.to_thread(report.report_of_log, config.log_url, job.job_id)
         report.write_page(options.html, replace(found, job=job))
     return 0
 
@@ -185,12 +188,15 @@ async def _agent_lost(agent: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _agent(port: int, target_json: str) -> Iterator[subprocess.Popen[bytes]]:
+def _agent(
+    port: int, target_json: str, labels: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A device agent as its own process, in its own session so that Ctrl-C is ours to handle."""
     arguments = [
         *(sys.executable, "-m", "coordinator.cli.main", "agent"),
         *("--coordinator", f"127.0.0.1:{port}", "--name", f"local-{os.getpid()}"),
         *("--target", target_json, "--die-with-parent"),
+        *(part for key, value in labels.items() for part in ("--label", f"{key}={value}")),
     ]
     agent = subprocess.Popen(
         arguments, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +107,10 @@ class Registry:
         """The connected devices that have exactly this target, by name."""
         devices = [s.device for s in self.sessions.values() if s.device.target_json == target_json]
         return sorted(devices, key=lambda device: device.name)
+
+    def labels(self, device: str) -> Mapping[str, str]:
+        """The labels of a device, by its name; none if it was never seen."""
+        return self._seen[device].labels if device in self._seen else {}
 
     def present(self, kind: str) -> int:
         """How many devices of this kind are connected."""

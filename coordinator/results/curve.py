@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from coordinator.tuning_log import History, HistoryRecord
-from protos.records import MeasurementStatus, TaskProgress
+from protos.records import History, HistoryRecord, MeasurementStatus, TaskProgress
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,8 @@ def tuning_cost(history: History) -> TuningCost:
     )
 
 
-def tuning_json(tasks: Sequence[TaskProgress], history: History | None) -> dict[str, Any] | None:
-    """How the operators became faster and what that took; None where that is not known."""
-    if history is None:
-        return None
+def tuning_json(tasks: Sequence[TaskProgress], history: History) -> dict[str, Any]:
+    """How the operators became faster and what that took."""
     spent = tuning_cost(history)
     return {
         "device_s": spent.device_s,

@@ -128,7 +128,7 @@ class Finisher:
             key = self._key(choices, versions)
             packaged = await asyncio.to_thread(self._log.package, key)
             if packaged is not None:
-                return packaged[0]
+                return replace(packaged[0], labels=self._device.labels)
         await stage("compiling the untuned and the tuned model")
         ways, examples = await self._make(choices, versions)
         await stage("verifying and timing the whole model")
@@ -425,6 +425,7 @@ class Finisher:
             left_to_engine=self._direct.theirs,
             mixed_ms=mixed_ms,
             outputs=packaged.outputs,
+            labels=self._fleet.registry.labels(measurement.circumstances.device),
         )
         return result, package
 

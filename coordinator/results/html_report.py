@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.results.page.efficiency import efficiency
 from coordinator.results.page.latency import latency
 from coordinator.results.page.needs import difference, memory
 from coordinator.results.page.operators import operator_times
@@ -23,11 +24,13 @@ from coordinator.results.page.section import ReportData, Section
 from coordinator.results.page.threads import threads
 from coordinator.results.page.tuning import cost, curve
 from coordinator.results.report import cache_policy, engine_title
+from protos.labels import labels_text
 from protos.records import MIXED, Job, JobState, ModelResult
 
 SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     latency,
     threads,
+    efficiency,
     operator_times,
     regions,
     roof,
@@ -98,6 +101,8 @@ def _facts(job: Job) -> list[tuple[str, str]]:
     if job.result is not None:
         size = f"{job.result.package_size_bytes / 1e6:,.1f} MB"
         facts.append(("package", f"{job.result.package_filename} ({size})"))
+        if job.result.labels:
+            facts.append(("labels of the device", labels_text(job.result.labels)))
     return facts
 
 

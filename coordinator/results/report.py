@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coordinator.results.efficiency import Efficiency, efficiencies
 from protos.engines import ENGINES, engine
+from protos.labels import labels_text
 from protos.records import (
     MIXED,
     OWN,
@@ -152,6 +154,8 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
         "outputs": [asdict(one) for one in result.outputs] if result else [],
         "weights_bytes": result.weights_bytes if result else None,
         "workspace_bytes": result.workspace_bytes if result else None,
+        "labels": dict(result.labels) if result else {},
+        "efficiency": [asdict(one) for one in efficiencies(result)] if result else [],
         "target_latency_ms": job.spec.target_latency_ms,
         "tuning_ended": job.tuning_ended or None,
         "max_abs_error": result.max_abs_error if result else None,
@@ -258,6 +262,9 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
         lines.append(f"packaged     {_packaged(result)}")
         if job.spec.target_latency_ms is not None:
             lines.append(f"target       {_target(job, result, job.spec.target_latency_ms)}")
+        if result.labels:
+            lines.append(f"labels       {labels_text(result.labels)}")
+        lines += [f"efficiency   {_efficiency(one)}" for one in efficiencies(result)]
         lines.append(
             f"difference   at most {result.max_abs_error:.2e} absolute, "
             f"{result.max_rel_error:.2e} relative to ONNX Runtime"
@@ -330,6 +337,11 @@ def _target(job: Job, result: ModelResult, target_ms: float) -> str:
             "rate that any of the operators has reached on the device"
         )
     return f"{missed}; give it more trials or time, or tune for a faster device"
+
+
+def _efficiency(one: Efficiency) -> str:
+    """What an inference costs in one way to run the model."""
+    return f"{way_title(one.name)}{', packaged' if one.packaged else ''}: {one}"
 
 
 def arithmetic_ms(tasks: Iterable[TaskProgress]) -> float | None:

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coordinator.results.report import final_us
-from coordinator.tuning_log import DeviceLimits
-from protos.records import TaskProgress
+from protos.records import DeviceLimits, TaskProgress
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ The only sub-package that imports SQLAlchemy and Alembic; the others meet it as 
 
 from .cost_models import RankingRecord
 from .evidence import Evidence, is_final, turns_s
-from .history import History, HistoryRecord
-from .limits import DeviceLimits
 from .measurements import BestRecord, Outcome
 from .store import TuningLog
 from .urls import default_url, display_url, normalise_url, sqlite_file
@@ -14,10 +12,7 @@ from .values import tool_versions_key
 
 __all__ = [
     "BestRecord",
-    "DeviceLimits",
     "Evidence",
-    "History",
-    "HistoryRecord",
     "Outcome",
     "RankingRecord",
     "TuningLog",

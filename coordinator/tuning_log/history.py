@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus
+from protos.records import UNTUNED_TRACE, Candidate, History, HistoryRecord, MeasurementStatus
 
 from .schema import measurements
 
 _REPEATED = "same-"
 """A lease of this name is no device's: it repeats what is known of the same bytes."""
-
-
-@dataclass(frozen=True)
-class HistoryRecord:
-    """One measurement; ``busy_s`` is device time, 0 where none was needed.
-
-    ``trial`` is false for the untuned program and for what the log knew before the job began.
-    """
-
-    measured_at: float
-    workload_key: str
-    candidate_key: str
-    status: MeasurementStatus
-    latency_us: float | None = None
-    busy_s: float = 0.0
-    device: str = ""
-    untuned: bool = False
-    trial: bool = True
-
-
-@dataclass(frozen=True)
-class History:
-    """A job's measurements, and the fastest time of each workload that the log had before them.
-
-    ``device_kind`` is empty if there are none.
-    """
-
-    records: tuple[HistoryRecord, ...] = ()
-    best_before_us: Mapping[str, float] = field(default_factory=dict)
-    device_kind: str = ""
 
 
 def history(connection: sa.Connection, job_id: str) -> History:

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
+
+from protos.records import DeviceLimits
 
 from .database import insert
 from .schema import device_limits, now
 from .values import clean
-
-
-@dataclass(frozen=True)
-class DeviceLimits:
-    """Measured on ``device`` with all its threads.
-
-    ``peak_gflops`` are 10^9 float32 operations a second, the bandwidths 10^9 bytes a second, read
-    from memory and from the cache next to each core; ``cache_bytes`` is the last-level cache, 0 if
-    the device does not say.
-    """
-
-    device: str
-    peak_gflops: float
-    memory_gb_s: float
-    cache_gb_s: float
-    cache_bytes: int = 0
 
 
 def keep(connection: sa.Connection, device_kind: str, limits: DeviceLimits) -> None:

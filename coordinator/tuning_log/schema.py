@@ -221,6 +221,14 @@ devices = sa.Table(
     sa.Column("last_seen_at", sa.Double, nullable=False),
 )
 
+device_labels = sa.Table(
+    "device_labels",
+    metadata,
+    sa.Column("device", sa.Text, sa.ForeignKey("devices.name"), primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
 device_limits = sa.Table(
     "device_limits",
     metadata,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from protos.records import (
     Candidate,
     Device,
+    DeviceLimits,
+    History,
     Job,
     JobSpec,
     Measurement,
@@ -20,8 +22,7 @@ from . import evidence as pooled
 from .cost_models import RankingRecord
 from .database import Database
 from .evidence import Evidence
-from .history import History, history
-from .limits import DeviceLimits
+from .history import history
 from .measurements import BestRecord, Outcome, Result
 from .upgrade import require_current, upgrade
 from .urls import normalise_url

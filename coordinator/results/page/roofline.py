@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from coordinator.results.roofline import Standing, standings
-from coordinator.tuning_log import DeviceLimits
+from protos.records import DeviceLimits
 
 from .roofline_picture import Point, Roof, roofline
 from .scale import number

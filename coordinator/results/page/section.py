@@ -6,21 +6,20 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from coordinator.tuning_log import DeviceLimits, History
-from protos.records import Job
+from protos.records import DeviceLimits, History, Job
 
 
 @dataclass(frozen=True)
 class ReportData:
     """What is known of a job.
 
-    ``history`` is None where it can't be had from ``source``, ``limits`` where those of the job's
+    ``source`` says where that was asked, for people; ``limits`` are None where those of the job's
     kind of device are not known.
     """
 
     job: Job
     source: str
-    history: History | None = None
+    history: History
     limits: DeviceLimits | None = None
 
 

@@ -18,9 +18,6 @@ _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "s
 def curve(data: ReportData) -> Section | None:
     """Best so far over trials and over time; None before anything was measured."""
     title = "Tuning curve"
-    if data.history is None:
-        said = f"The measurements can't be had from {data.source}: the tuning log has them. {_HOW}"
-        return Section("curve", title, (said,))
     points = tuning_curve(data.job.tasks, data.history)
     if not points or not points[-1].trials:
         return Section("curve", title, (_nothing(data),))
@@ -33,8 +30,6 @@ def curve(data: ReportData) -> Section | None:
         (_NOTE,),
     )
 
-
-_HOW = "Make the page with --log where the log is."
 
 _NOTE = (
     "The sum of the operators' best times so far, by each program's least sample; what the finals "
@@ -97,11 +92,11 @@ def _table(points: Sequence[CurvePoint]) -> Table:
 
 def cost(data: ReportData) -> Section:
     """What the job took: trials, device time, wall time."""
-    spent = None if data.history is None else tuning_cost(data.history)
+    spent = tuning_cost(data.history)
     rows = tuple(_cost_rows(data, spent))
     columns = (words("what"), Column("how much"))
     tables = [Table("In all", columns, rows)]
-    if spent is not None and spent.trials:
+    if spent.trials:
         by_status = tuple((status.name, f"{count:,}") for status, count in spent.trials.items())
         caption = "This job's own trials by what became of them, late ones included"
         tables.append(Table(caption, (words("status"), Column("trials")), by_status))
@@ -117,13 +112,12 @@ def _cost_words(data: ReportData) -> tuple[str, ...]:
     return (f"Tuning ended because {ended}.",) if ended else ()
 
 
-def _cost_rows(data: ReportData, spent: TuningCost | None) -> Iterator[tuple[str, str]]:
+def _cost_rows(data: ReportData, spent: TuningCost) -> Iterator[tuple[str, str]]:
     trials = data.job.trials
     yield "trials", f"{trials.total:,}"
     yield "of these, known from the tuning log before", f"{trials.from_log:,}"
     yield "failed", f"{trials.failed:,}"
     yield "wall time of tuning", f"{data.job.elapsed_s / 60:,.1f} min"
-    if spent is not None:
-        yield "device time of the measurements", f"{spent.device_s / 60:,.2f} min"
-        yield "measurements, the untuned programs and finals included", f"{spent.measurements:,}"
-        yield "devices", ", ".join(spent.devices) or "none"
+    yield "device time of the measurements", f"{spent.device_s / 60:,.2f} min"
+    yield "measurements, the untuned programs and finals included", f"{spent.measurements:,}"
+    yield "devices", ", ".join(spent.devices) or "none"
