@@ -192,8 +192,8 @@ def test_what_a_cpu_has_for_tiles(target: dict[str, object], width: int, registe
     from coordinator.search.tile_sketches import _cpu
 
     triple = {"mtriple": "x86_64-linux-gnu"} | target
-    loops = _cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
-    assert loops == {"width": width, "registers": registers, "threads": 2}
+    cpu = _cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
+    assert cpu == (width, registers, 2)
 
 
 def test_a_vector_stays_within_a_piece_of_packed_weights() -> None:

@@ -114,8 +114,10 @@ def _use_huge_pages(memory: set[tuple[int, int]]) -> None:
     Weights that are larger than the caches are read once in every run, and looking up their pages
     takes as long as reading them, in a virtual machine above all.
     """
-    madvise = getattr(ctypes.CDLL(None), "madvise", None)
-    for start, end in memory if madvise is not None else ():
+    if not memory:
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for start, end in memory:
         first = -(-start // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
         length = (end - first) // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
         if length > 0:

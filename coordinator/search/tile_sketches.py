@@ -78,7 +78,8 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     found = _find(inlined)
     if found is None:
         return None
-    loops = replace(found, **_cpu(target))
+    width, registers, threads = _cpu(target)
+    loops = replace(found, width=width, registers=registers, threads=threads)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
         sketches = [
@@ -92,13 +93,13 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
         return None
 
 
-def _cpu(target: Any) -> dict[str, int]:
-    """What ``Loops`` says of a CPU."""
+def _cpu(target: Any) -> tuple[int, int, int]:
+    """What ``Loops`` says of a CPU: elements in the widest vector, registers, threads."""
     lanes = vector_lanes(target)
     threads = int(target.attrs["num-cores"])
     # AVX-512 and NEON have 32 registers, AVX and SSE 16.
     registers = 16 if lanes == 8 or (lanes == 4 and "x86" in str(target)) else 32
-    return {"width": lanes, "registers": registers, "threads": threads}
+    return lanes, registers, threads
 
 
 def _find(inlined: Any) -> Loops | None:
