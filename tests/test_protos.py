@@ -128,6 +128,7 @@ SPEC = records.JobSpec(
     cold_cache=True,
     target_latency_ms=20.0,
     flat_share=0.01,
+    direct_convolutions=True,
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
