@@ -36,7 +36,7 @@ STOCK_BATCH = 64
 
 def imported_task(operator: Operator, target: str) -> Task:
     """The operator's task, imported as a user's model would be."""
-    return max(import_model(operator.model, {}, target).tasks, key=lambda task: task.flops)
+    return max(import_model(operator.model, {}, target, {}).tasks, key=lambda task: task.flops)
 
 
 def cpu_s_per_candidate(task: Task, target: str, config: SearchConfig, rounds: int) -> float:

@@ -90,7 +90,7 @@ def workload(model: bytes, target_json: str) -> Any:
 
     from coordinator.frontend.importer import import_model
 
-    tasks = import_model(model, {}, target_json).tasks
+    tasks = import_model(model, {}, target_json, {}).tasks
     return tvm.ir.load_json(max(tasks, key=lambda task: task.flops).workload_json)
 
 

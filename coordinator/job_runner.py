@@ -268,9 +268,11 @@ class JobRunner:
             await measure_limits(self.job.job_id, device, self._fleet, self._builders, self._log)
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
-        await self._set(stage="importing the model with the algorithms that won", remaining_s=None)
         winograd = self._tuner.winograd if self._tuner is not None else {}
-        models = [await self._import(model, winograd), imported] if winograd else [imported]
+        models = [imported]
+        if winograd:
+            await self._set(stage="importing the model with what was fastest", remaining_s=None)
+            models = [await self._import(model, winograd), imported]
         finisher = Finisher(self.job, model, models, device, self._log, self._fleet, self._builders)
 
         async def stage(text: str) -> None:

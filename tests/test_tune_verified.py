@@ -23,6 +23,7 @@ from protos.records import (
     sha256_hex,
 )
 from tests import models
+from tests.test_frontend_winograd import convolution_model
 from tests.test_tune import run, trials, use_package
 
 
@@ -51,19 +52,27 @@ def test_the_rest_of_a_model_with_an_lstm_is_tuned(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
 
 
-def half_precision(task: Task) -> str:
-    """A trace of the operator's sums in 16 bits, which no schedule rule would make."""
+def half_precision(task: Task, *, alone: bool = False) -> str:
+    """A trace of the operator's sums in 16 bits, which no schedule rule would make; ``alone`` if
+    nothing is fused behind them."""
     import tvm
     from tvm.s_tir import Schedule
 
     schedule = Schedule(tvm.ir.load_json(task.workload_json))
-    schedule.unsafe_set_dtype(schedule.get_sblock("block0"), 0, "float16")
+    sums = schedule.get_sblock("block0")
+    if alone:
+        schedule.cache_write(sums, 0, "global")
+    schedule.unsafe_set_dtype(sums, 0, "float16")
     return trace_to_json(schedule.trace)
 
 
 def inapplicable() -> str:
     """A trace of another operator than those of the model."""
     return json.dumps([[["GetSBlock", [], ["no_such_block", "main"], ["b0"]]], []])
+
+
+NOTHING_SCHEDULED = json.dumps([[], []])
+"""A trace that leaves the program as it is."""
 
 
 def plant(log: TuningLog, job_id: str, task: Task, trace: str, latency_s: float) -> Candidate:
@@ -112,3 +121,29 @@ def test_a_broken_kernel_in_the_log_is_found_and_named(tmp_path: Path) -> None:
     assert f"The first operator that differs is {broken.name!r}" in second.stderr
     assert candidate.key in second.stderr
     assert set((tmp_path / "packages").iterdir()) == with_package, "nothing new"
+
+
+def test_an_algorithm_that_was_faster_is_left_out_if_it_is_wrong(tmp_path: Path) -> None:
+    data = convolution_model((1, 16, 16, 16, 16))
+    model = tmp_path / "conv.onnx"
+    model.write_bytes(data)
+    command = ("tune", str(model), "--trials", "8", "--log", str(tmp_path / "log.db"), "--json")
+    first = run(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    (job,) = log.jobs()
+    winograd = [task for task in log.tasks(job.job_id) if "winograd" in task.name]
+    for task in winograd:  # their untuned programs are right, and so are these
+        plant(log, job.job_id, task, NOTHING_SCHEDULED, 1e-8)
+        if "products" in task.name:
+            plant(log, job.job_id, task, half_precision(task, alone=True), 1e-9)
+    log.close()
+
+    second = run(*command, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    result = json.loads(second.stdout)
+    assert len([task for task in result["tasks"] if "winograd" in task["name"]]) == 3
+    assert "with Winograd's algorithm for 1 kinds of convolutions, is left out" in second.stderr
+    x = use_package(Path(result["package"]), tmp_path, "conv", (1, 16, 16, 16))
+    (expected,) = onnxruntime.InferenceSession(data).run(None, {"x": x})
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)

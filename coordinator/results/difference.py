@@ -96,7 +96,7 @@ class Difference:
             count = exposed.examples(most)
             examples = await self.run(make_examples, exposed.model, {}, count, spec.seed)
             imported: ImportedModel = await self.run(
-                import_model, exposed.model, {}, spec.target_json
+                import_model, exposed.model, {}, spec.target_json, {}
             )
             parts = await self.run(compile_parts, imported.parts, spec.target_json, {})
         except (BadModel, JobFailed) as error:

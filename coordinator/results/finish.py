@@ -355,7 +355,8 @@ class Finisher:
         for index, choice in enumerate(choices):
             if (error := wrong.get(_tuned(index))) is not None:
                 log.warning(
-                    "job %s: left out, with Winograd's algorithm for %d kinds of convolutions: %s",
+                    "job %s: a choice of records, with Winograd's algorithm for %d kinds of "
+                    "convolutions, is left out, its outputs differ: %s",
                     *(self._job.job_id, len(choice.imported.winograd), error),
                 )
 
