@@ -26,7 +26,15 @@ from coordinator.training.trainer import Trainer
 from coordinator.tuner import Tuner
 from coordinator.tuning_log import TuningLog
 from protos.errors import JobFailed, LogUnavailable
-from protos.records import UNLIMITED_TRIALS, Device, Job, JobSpec, JobState, ModelResult
+from protos.records import (
+    UNLIMITED_TRIALS,
+    Device,
+    Job,
+    JobSpec,
+    JobState,
+    ModelResult,
+    TaskProgress,
+)
 
 if TYPE_CHECKING:
     from coordinator.frontend.importer import ImportedModel
@@ -101,7 +109,12 @@ class JobRunner:
         stage_s = self._clock.seconds()
         log.info("job %s: seconds per stage: %s", self.job.job_id, stage_s)
         await self._set(
-            state=JobState.DONE, stage="", result=result, remaining_s=None, stage_s=stage_s
+            state=JobState.DONE,
+            stage="",
+            tasks=self._tasks(result),
+            result=result,
+            remaining_s=None,
+            stage_s=stage_s,
         )
         return self.job
 
@@ -280,6 +293,17 @@ class JobRunner:
 
         with self._clock.stage("package"):
             return await finisher.finish(stage)
+
+    def _tasks(self, result: ModelResult) -> tuple[TaskProgress, ...]:
+        """Of the operators that the tuned model has in the end: an algorithm that was the fastest
+        kernel by kernel is left out if the whole model is slower with it, or wrong."""
+        if self._tuner is None or not result.operators:
+            return self.job.tasks
+        return tuple(
+            replace(run.progress(), weight=result.operators[run.task.workload_key])
+            for run in self._tuner.runs
+            if run.task.workload_key in result.operators
+        )
 
     # ------------------------------------------------------------- progress
 

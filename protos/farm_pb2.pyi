@@ -569,7 +569,7 @@ class RegionResult(_message.Message):
     def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ModelResult(_message.Message):
-    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes", "labels")
+    __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes", "labels", "operators")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -577,6 +577,13 @@ class ModelResult(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OperatorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     UNTUNED_MS_FIELD_NUMBER: _ClassVar[int]
     TUNED_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ABS_ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -596,6 +603,7 @@ class ModelResult(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKSPACE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
     untuned_ms: float
     tuned_ms: float
     max_abs_error: float
@@ -615,7 +623,8 @@ class ModelResult(_message.Message):
     weights_bytes: int
     workspace_bytes: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ..., threads: _Optional[_Iterable[_Union[ThreadResult, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., weights_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    operators: _containers.ScalarMap[str, int]
+    def __init__(self, untuned_ms: _Optional[float] = ..., tuned_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., package_filename: _Optional[str] = ..., package_sha256: _Optional[str] = ..., package_size_bytes: _Optional[int] = ..., tuned_low_ms: _Optional[float] = ..., tuned_high_ms: _Optional[float] = ..., engines: _Optional[_Iterable[_Union[EngineResult, _Mapping]]] = ..., engine: _Optional[str] = ..., left_to_engine: _Optional[_Iterable[str]] = ..., mixed_ms: _Optional[float] = ..., regions: _Optional[_Iterable[_Union[RegionResult, _Mapping]]] = ..., threads: _Optional[_Iterable[_Union[ThreadResult, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., weights_bytes: _Optional[int] = ..., workspace_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., operators: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ThreadResult(_message.Message):
     __slots__ = ("name", "num_threads", "latency_ms", "low_ms", "high_ms", "resident_bytes")

@@ -587,6 +587,7 @@ class ModelResult:
     every way to run the model that was timed, with all threads of the device and with fewer.
     ``weights_bytes`` is what the model's constants hold, ``workspace_bytes`` what the tuned model's
     intermediate results take; 0 if not known.
+    ``operators`` is how often the tuned model runs each workload, by key; empty if not known.
     ``labels`` are those of the device that timed it; where the tuning log answered, of the device
     that the job ran on. Raises BadRequest for those that ``labels.check_labels`` refuses.
     """
@@ -610,6 +611,7 @@ class ModelResult:
     weights_bytes: int = 0
     workspace_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_labels(self.labels)

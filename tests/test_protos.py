@@ -145,6 +145,7 @@ RESULT = records.ModelResult(
     weights_bytes=2**34,
     workspace_bytes=2**35,
     labels={"watts": "7.5"},
+    operators={"w": 4},
 )
 PROGRESS = records.TaskProgress("conv2d", "w", 4, 250.0, 12.5, 64, 12.25, 12.75, 2, 1e6, 2**33)
 LIMITS = records.DeviceLimits("bench-1", 100.0, 10.0, 50.0, 2**33)

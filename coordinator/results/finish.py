@@ -146,17 +146,19 @@ class Finisher:
             await stage("verifying and timing a mixture with other engines")
             measurement = await self._measure(ways, examples)
             best = next(one for one in measurement.variants if one.name == best.name)
+        imported = choices[_index(best.name)].imported
         result, package = await self._package(ways, measurement, best)
         result = replace(
             result,
             regions=regions,
+            operators={task.workload_key: task.weight for task in imported.tasks},
             threads=await self._threads(stage, ways, measurement, best, examples),
             weights_bytes=await self._builders.run(
                 weights_bytes, self._model, self._job.spec.shapes
             ),
             workspace_bytes=await self._builders.run(
                 workspace_bytes,
-                choices[_index(best.name)].imported.parts,
+                imported.parts,
                 self._job.spec.target_json,
             ),
         )
