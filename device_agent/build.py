@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_agent import vector_math
 from protos import errors, host_lock
 from protos.records import Artifact, MeasurementStatus, TensorSpec
 
@@ -33,6 +34,9 @@ untuned programs faster (docs/performance.md). A schedule says what becomes a ve
 for more of them in straight-line code takes up to half of a build and makes depthwise convolutions
 slower. Strength reduction of addresses is another tenth; x86 has modes for them, and on ARM nobody
 has measured it. Level 2 would build faster still, but untuned programs are slower with it."""
+
+CODE = "2"
+"""Counts up when the same candidate becomes other code: 2 since exp, erf and tanh are vectors."""
 
 INTRINSICS = {"x86": ("x86",), "arm": ("arm_cpu",)}
 """Sub-modules of tvm.s_tir.tensor_intrin that a family of CPUs needs; others need none."""
@@ -93,6 +97,7 @@ def code_generation() -> Any:
     """
     import tvm
 
+    vector_math.register()
     level = tvm.transform.PassContext.current().opt_level
     return tvm.transform.PassContext(opt_level=level, config={"tirx.disable_assert": True})
 
@@ -194,6 +199,7 @@ def tool_versions() -> dict[str, str]:
         "tvm": str(tvm.__version__),
         "tvm-ffi": importlib.metadata.version("apache-tvm-ffi"),
         "llvm": str(llvm_version_major()),
+        "code": CODE,
     }
 
 

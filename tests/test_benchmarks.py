@@ -240,6 +240,13 @@ def test_a_table_shows_what_was_not_measured() -> None:
     ]
 
 
+def test_the_functions_are_timed_beside_the_librarys() -> None:
+    output = run_quietly([sys.executable, "-m", "benchmarks.functions", "--quick"], os.environ)
+    result = json.loads(output.splitlines()[-1])
+    assert set(result["figures"]) == {f"{name}_ratio" for name in ("exp", "erf", "tanh", "sigmoid")}
+    assert all(ratio > 0 for ratio in result["figures"].values())
+
+
 def test_a_child_that_fails_is_heard() -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no good')"]
     with pytest.raises(ProcessFailed, match="no good"):
