@@ -22,24 +22,21 @@ SIZE, LANES, FARTHEST = 4096, 8, 10.0
 ROUNDS, QUICK_ROUNDS, RUNS = 200, 20, 50
 
 
-def kernels(target: str) -> dict[str, Any]:
-    """By function, as they are built now."""
+def kernel(name: str, target: str) -> Any:
+    """As it is built now."""
     import tvm
     from tvm import te, tirx
     from tvm.s_tir import Schedule
 
     from device_agent.build import code_target
 
-    made = {}
-    for name in FUNCTIONS:
-        x = te.placeholder((SIZE,), "float32", "x")
-        y = te.compute((SIZE,), lambda i, x=x, name=name: getattr(tirx, name)(x[i]), "y")
-        function = te.create_prim_func([x, y]).with_attr("global_symbol", "main")
-        schedule = Schedule(tvm.IRModule({"main": function}))
-        (loop,) = schedule.get_loops(schedule.get_sblock("y"))
-        schedule.vectorize(schedule.split(loop, [None, LANES])[1])
-        made[name] = tvm.compile(schedule.mod, target=code_target(target)).jit()["main"]
-    return made
+    x = te.placeholder((SIZE,), "float32", "x")
+    y = te.compute((SIZE,), lambda i: getattr(tirx, name)(x[i]), "y")
+    function = te.create_prim_func([x, y]).with_attr("global_symbol", "main")
+    schedule = Schedule(tvm.IRModule({"main": function}))
+    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
+    schedule.vectorize(schedule.split(loop, [None, LANES])[1])
+    return tvm.compile(schedule.mod, target=code_target(target)).jit()["main"]
 
 
 def main() -> None:
@@ -55,10 +52,10 @@ def main() -> None:
 
     from device_agent import vector_math
 
-    target = resolve_target()
-    theirs = kernels(target)  # before the next line, which is for the whole process
-    vector_math.register()
-    ours = kernels(target)
+    target = resolve_target("auto", None)
+    theirs = {name: kernel(name, target) for name in FUNCTIONS}
+    vector_math.register()  # for the whole process
+    ours = {name: kernel(name, target) for name in FUNCTIONS}
     x = tvm.runtime.tensor(np.linspace(-FARTHEST, FARTHEST, SIZE).astype(np.float32))
     y = tvm.runtime.tensor(np.zeros(SIZE, np.float32))
 

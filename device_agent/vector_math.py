@@ -133,7 +133,9 @@ def _exp(of: _Constants, x: Any) -> Any:
 
     def with_rounded(x: Any, shifted: Any) -> Any:
         n = shifted - of.real(ROUNDER)
-        return _let(n, lambda n: with_rest(x - n * of.real(LN_2[0]) - n * of.real(LN_2[1]), shifted))
+        return _let(
+            n, lambda n: with_rest(x - n * of.real(LN_2[0]) - n * of.real(LN_2[1]), shifted)
+        )
 
     def with_rest(rest: Any, shifted: Any) -> Any:
         return _let(rest, lambda r: power_of_two(shifted) * e_to(r))
