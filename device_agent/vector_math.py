@@ -28,7 +28,7 @@ EXP_RANGE = (-87.33654, 88.37626)
 
 LOG2_E = 1.44269504088896341
 LN_2 = (0.693359375, -2.12194440e-4)
-"""The logarithm of 2 in two parts, of which the first has few digits, so that n times it is exact."""
+"""The logarithm of 2 in two parts; the first has few digits, so that n times it is exact."""
 
 ROUNDER = 12582912.0
 """1.5 * 2^23: added to a number, its lowest bits are the number's nearest integer."""
@@ -83,7 +83,7 @@ def _for_float32(rule: Callable[[Any, Any], Any], name: str) -> Callable[[Any], 
         dtype = str(call.ty.dtype)
         kind, _, lanes = dtype.partition("x")
         if kind == "float32":
-            return rule(_Constants(dtype), call.args[0])
+            return rule(_Code(dtype), call.args[0])
         if name == "erf":
             if lanes:
                 raise NotImplementedError(f"no vectors of erf in {kind}, only in float32")
@@ -93,17 +93,21 @@ def _for_float32(rule: Callable[[Any, Any], Any], name: str) -> Callable[[Any], 
     return lower
 
 
-class _Constants:
-    """Numbers in the type of the argument, a float32 or a vector of them."""
+class _Code:
+    """Expressions in the type of the argument, a float32 or a vector of them, and variables for what
+    is used more than once."""
 
     def __init__(self, dtype: str) -> None:
         self._lanes = dtype.partition("x")[2]
+        self._variables: list[tuple[Any, Any]] = []
 
     def real(self, value: float) -> Any:
-        return self._of(value, "float32")
+        """A constant."""
+        return self._constant(value, "float32")
 
     def integer(self, value: int) -> Any:
-        return self._of(value, "int32")
+        """A constant of int32."""
+        return self._constant(value, "int32")
 
     def as_integer(self, value: Any) -> Any:
         """The bits of float32 as int32."""
@@ -113,7 +117,36 @@ class _Constants:
         """The bits of int32 as float32."""
         return self._reinterpret("float32", value)
 
-    def _of(self, value: float, dtype: str) -> Any:
+    def once(self, value: Any) -> Any:
+        """A variable with this value."""
+        from tvm import tirx
+
+        variable = tirx.Var("v", value.ty)
+        self._variables.append((variable, value))
+        return variable
+
+    def result(self, value: Any) -> Any:
+        """The value as an expression with all variables in it."""
+        from tvm import tirx
+
+        for variable, bound in reversed(self._variables):
+            value = tirx.Let(variable, bound, value)
+        return value
+
+    def between(self, low: float, high: float, x: Any) -> Any:
+        """x, or the end that it is beyond; NaN, which no comparison is true of, comes out again."""
+        from tvm import tirx
+
+        return tirx.Max(self.real(low), tirx.Min(self.real(high), x))
+
+    def polynomial(self, coefficients: Sequence[float], x: Any) -> Any:
+        """By Horner's rule, the highest power's coefficient first."""
+        value = self.real(coefficients[0])
+        for coefficient in coefficients[1:]:
+            value = value * x + self.real(coefficient)
+        return value
+
+    def _constant(self, value: float, dtype: str) -> Any:
         from tvm import tirx
 
         scalar = tirx.const(value, dtype)
@@ -125,77 +158,31 @@ class _Constants:
         return tirx.reinterpret(f"{dtype}x{self._lanes}" if self._lanes else dtype, value)
 
 
-def _exp(of: _Constants, x: Any) -> Any:
+def _exp(code: _Code, x: Any) -> Any:
     """2^n * e^r, where r is what is left when n times the logarithm of 2 is taken off."""
-
-    def with_shifted(x: Any) -> Any:
-        return _let(x * of.real(LOG2_E) + of.real(ROUNDER), lambda t: with_rounded(x, t))
-
-    def with_rounded(x: Any, shifted: Any) -> Any:
-        n = shifted - of.real(ROUNDER)
-        return _let(
-            n, lambda n: with_rest(x - n * of.real(LN_2[0]) - n * of.real(LN_2[1]), shifted)
-        )
-
-    def with_rest(rest: Any, shifted: Any) -> Any:
-        return _let(rest, lambda r: power_of_two(shifted) * e_to(r))
-
-    def power_of_two(shifted: Any) -> Any:
-        # The sum's lowest bits are n; where a float's exponent is, they make it 2^n.
-        exponent = of.as_integer(shifted) << of.integer(23)
-        return of.as_real(exponent + of.integer(127 << 23))
-
-    def e_to(r: Any) -> Any:
-        return _polynomial(of, EXP, r) * (r * r) + r + of.real(1.0)
-
-    return _let(_between(of, EXP_RANGE, x), with_shifted)
+    real, once = code.real, code.once
+    x = once(code.between(*EXP_RANGE, x))
+    shifted = once(x * real(LOG2_E) + real(ROUNDER))
+    n = once(shifted - real(ROUNDER))
+    r = once(x - n * real(LN_2[0]) - n * real(LN_2[1]))
+    # The sum's lowest bits are n; where a float's exponent is, they make it 2^n.
+    exponent = code.as_integer(shifted) << code.integer(23)
+    power = code.as_real(exponent + code.integer(127 << 23))
+    return code.result(power * (code.polynomial(EXP, r) * (r * r) + r + real(1.0)))
 
 
-def _erf(of: _Constants, x: Any) -> Any:
-    return _odd(of, x, ERF_LIMIT, ERF_NUMERATOR, ERF_DENOMINATOR)
+def _erf(code: _Code, x: Any) -> Any:
+    return _odd(code, code.between(-ERF_LIMIT, ERF_LIMIT, x), ERF_NUMERATOR, ERF_DENOMINATOR)
 
 
-def _tanh(of: _Constants, x: Any) -> Any:
-    return _odd(of, x, TANH_LIMIT, TANH_NUMERATOR, TANH_DENOMINATOR)
+def _tanh(code: _Code, x: Any) -> Any:
+    return _odd(code, code.between(-TANH_LIMIT, TANH_LIMIT, x), TANH_NUMERATOR, TANH_DENOMINATOR)
 
 
-def _odd(
-    of: _Constants,
-    x: Any,
-    limit: float,
-    numerator: Sequence[float],
-    denominator: Sequence[float],
-) -> Any:
-    """x P(x²) / Q(x²), x no further from zero than ``limit``."""
-
-    def rational(x: Any) -> Any:
-        return _let(
-            x * x,
-            lambda s: x * _polynomial(of, numerator, s) / _polynomial(of, denominator, s),
-        )
-
-    return _let(_between(of, (-limit, limit), x), rational)
-
-
-def _between(of: _Constants, ends: tuple[float, float], x: Any) -> Any:
-    """x, or the end that it is beyond. The comparisons are false for NaN, which comes out again."""
-    from tvm import tirx
-
-    low, high = of.real(ends[0]), of.real(ends[1])
-    return tirx.Max(low, tirx.Min(high, x))
-
-
-def _polynomial(of: _Constants, coefficients: Sequence[float], x: Any) -> Any:
-    """By Horner's rule, the highest power's coefficient first."""
-    value = of.real(coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = value * x + of.real(coefficient)
-    return value
-
-
-def _let(value: Any, body: Callable[[Any], Any]) -> Any:
-    """The body of a variable that is computed once."""
-    from tvm import tirx
-
-    variable = tirx.Var("v", value.ty)
-    return tirx.Let(variable, value, body(variable))
+def _odd(code: _Code, x: Any, numerator: Sequence[float], denominator: Sequence[float]) -> Any:
+    """x P(x²) / Q(x²)."""
+    x = code.once(x)
+    square = code.once(x * x)
+    return code.result(
+        x * code.polynomial(numerator, square) / code.polynomial(denominator, square)
+    )
