@@ -94,7 +94,7 @@ def _for_float32(rule: Callable[[Any, Any], Any], name: str) -> Callable[[Any], 
 
 
 class _Code:
-    """Expressions in the type of the argument, a float32 or a vector of them, and variables for what
+    """Expressions in the type of the argument, float32 or a vector of it, and variables for what
     is used more than once."""
 
     def __init__(self, dtype: str) -> None:
