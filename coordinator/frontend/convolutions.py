@@ -2,7 +2,7 @@
 
 Directly, with packed weights; over the rows that there are where maps are lower than kernels
 (``low_maps``); or with fewer multiplications (``winograd``), where it was asked for: what is faster
-is for the device to say. Matrix products with constant weights have them packed, too.
+is for the device to say. Matrix products are in ``products``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from .expressions import is_operator
 from .low_maps import low_map
-from .packing import packed_convolution, packed_product
+from .packing import packed_convolution
+from .products import product
 from .winograd import Convolution, emit, winograd_convolution
 
 WinogradTiles = Mapping[str, int]
@@ -38,8 +39,8 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
         return default["relax.nn.conv2d"](builder, call) if packed is None else packed
 
     def matmul(builder: Any, call: Any) -> Any:
-        packed = packed_product(builder, call)
-        return default["relax.matmul"](builder, call) if packed is None else packed
+        computed = product(builder, call)
+        return default["relax.matmul"](builder, call) if computed is None else computed
 
     return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d, "relax.matmul": matmul})(module)
 

@@ -71,29 +71,3 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
         return te.compute((batch, out_rows, out_columns, filters), output, name="conv2d")
 
     return builder.call_te(compute, data, relax.const(packed), primfunc_name_hint="conv2d")
-
-
-def packed_product(builder: Any, call: Any) -> Any | None:
-    """A matrix product with a constant matrix on the right, packed, as the call of its kernel; None
-    for any other call of ``relax.matmul``."""
-    from tvm import relax, te
-
-    data, weights = call.args
-    if not is_constant(weights) or len(weights.ty.shape) != 2 or len(data.ty.shape) < 2:
-        return None
-    if str(call.ty.dtype) != str(data.ty.dtype):
-        return None
-    value = weights.value.numpy()
-    inputs, outputs = value.shape
-    run = packed_run(outputs)
-
-    def compute(x: Any, w: Any) -> Any:
-        step = te.reduce_axis((0, inputs), "k")
-
-        def output(*place: Any) -> Any:
-            *outer, o = place
-            return te.sum(x[*outer, step] * w[o // run, step, o % run], axis=step)
-
-        return te.compute((*x.shape[:-1], outputs), output, name="matmul")
-
-    return builder.call_te(compute, data, relax.const(pack(value)), primfunc_name_hint="matmul")

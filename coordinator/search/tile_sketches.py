@@ -82,8 +82,9 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     loops = replace(found, width=width, registers=registers, threads=threads)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
+        tile = _tile_of_more if _has_more(inlined) else _tile
         sketches = [
-            make_sketch(inlined, partial(_tile, serial=serial, pad_place=place), serial, place)
+            make_sketch(inlined, partial(tile, serial=serial, pad_place=place), serial, place)
             for serial in (False, True)
             for place in places
         ]
@@ -126,10 +127,29 @@ def _find(inlined: Any) -> Loops | None:
     if runs is None:
         return None
     for consumer in consumers:
-        own = [int(schedule.get(loop).extent) for loop in schedule.get_loops(consumer)]
-        if tuple(own) != spatial or REDUCTION in iteration_types(schedule, consumer):
+        own = _extents(schedule, consumer)
+        if len(own) != len(spatial) or REDUCTION in iteration_types(schedule, consumer):
+            return None
+        if own != spatial and (producers or own[-1] != spatial[-1]):
+            return None
+        if any(written > computed for written, computed in zip(own, spatial, strict=True)):
             return None
     return Loops(spatial, reduction, 0, 0, 0, _strided(schedule.get(block)), runs)
+
+
+def _extents(schedule: Any, block: Any) -> tuple[int, ...]:
+    return tuple(int(schedule.get(loop).extent) for loop in schedule.get_loops(block))
+
+
+def _has_more(inlined: Any) -> bool:
+    """Whether the reduction has more rows than are written (``frontend/products.py``)."""
+    schedule = inlined.copy()
+    (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
+    computed = _extents(schedule, block)
+    return any(
+        _extents(schedule, consumer) != computed[: len(_extents(schedule, consumer))]
+        for consumer in schedule.get_consumers(block)
+    )
 
 
 def _last_spatial(block: Any) -> Any:
@@ -218,12 +238,51 @@ def _tile(schedule: Any, serial: bool, pad_place: str) -> None:
     schedule.decompose_reduction(block, first)
 
 
+def _tile_of_more(schedule: Any, serial: bool, pad_place: str) -> None:
+    """The same where fewer rows are written than computed: the tile decides what is around it, and
+    what is written follows, with a condition on its rows."""
+    (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
+    types = iteration_types(schedule, block)
+    (written,) = schedule.get_consumers(block)
+    schedule.set_scope(block, 0, "local")
+    count = types.count(SPATIAL)
+    loops = schedule.get_loops(block)
+    outer, inner, registers, vector = _split_loops(schedule, loops[:count])
+    reduction, unrolled = [], []
+    for loop in loops[count:]:
+        factors = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=64)
+        first, second = schedule.split(loop, factors)
+        reduction.append(first)
+        unrolled.append(second)
+    schedule.reorder(*outer, *inner, *reduction, *unrolled, *registers)
+    schedule.vectorize(registers[-1])
+    for loop in (*unrolled, *registers[:-1]):
+        schedule.unroll(loop)
+    schedule.reverse_compute_at(written, inner[-1], preserve_unit_loops=True)
+    rows = schedule.get_loops(written)[-count:]
+    row, lanes = schedule.split(rows[-1], vector)
+    schedule.vectorize(lanes)
+    for loop in (*rows[:-1], row):
+        schedule.unroll(loop)
+    shared = schedule.fuse(*outer)
+    if not serial:
+        schedule.parallel(shared)
+    schedule.decompose_reduction(block, reduction[0])
+
+
 def _split_spatial(
     schedule: Any, written: Any
 ) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Loops outside, inside, in registers (the vector last); the factors of the last two."""
+    outer, inner, registers, vector = _split_loops(schedule, schedule.get_loops(written))
+    schedule.reorder(*outer, *inner, *registers)
+    return outer, inner, registers, vector
+
+
+def _split_loops(
+    schedule: Any, loops: Sequence[Any]
+) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     outer, inner, registers, vector = [], [], [], []
-    loops = schedule.get_loops(written)
     for loop in loops:
         parts = 4 if loop is loops[-1] else 3
         factors = schedule.sample_perfect_tile(loop, n=parts, max_innermost_factor=64)
@@ -232,7 +291,6 @@ def _split_spatial(
         inner.append(made[1])
         registers += made[2:]
         vector = factors[2:]
-    schedule.reorder(*outer, *inner, *registers)
     return outer, inner, registers, vector
 
 

@@ -1,0 +1,125 @@
+"""Matrix products whose rows and columns no tile divides."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax, tirx
+from tvm.s_tir import Schedule
+
+from coordinator.frontend.convolutions import legalize_convolutions
+from coordinator.frontend.products import tall, wide
+from coordinator.search.tile_sketches import register_tiling
+from tests.kernels import target_json
+
+TARGET = target_json()
+
+
+def test_rows_and_columns_are_rounded_up_where_no_tile_divides_them() -> None:
+    assert {n: tall(n) for n in (1, 3, 4, 7, 13, 49, 197, 256)} == {
+        **{1: 1, 3: 3, 4: 4, 7: 7, 13: 16, 49: 49},
+        **{197: 200, 256: 256},
+    }
+    assert {n: wide(n) for n in (1, 7, 12, 13, 64, 197)} == {
+        **{1: 1, 7: 7, 12: 12},
+        **{13: 16, 64: 64, 197: 200},
+    }
+
+
+def product(left: tuple[int, ...], right: Any, bias: bool) -> Any:
+    """relu(x @ right + 1), or x @ y of a given shape, lowered and fused."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType(left, "float32"))
+    constant = isinstance(right, np.ndarray)
+    y = relax.const(right) if constant else relax.Var("y", relax.TensorType(right, "float32"))
+    with builder.function("main", [x] if constant else [x, y]):
+        with builder.dataflow():
+            value = builder.emit(relax.op.matmul(x, y))
+            if bias:
+                value = builder.emit(relax.op.add(value, relax.const(np.float32(1.0))))
+                value = builder.emit(relax.op.nn.relu(value))
+            result = builder.emit_output(value)
+        builder.emit_func_output(result)
+    with tvm.target.Target(json.loads(TARGET)):
+        return relax.get_pipeline("zero")(legalize_convolutions(builder.get(), {}))
+
+
+def outputs(module: Any, *arrays: Any) -> Any:
+    executable = relax.build(module, tvm.target.Target(json.loads(TARGET)))
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    return machine["main"](*(tvm.runtime.tensor(array) for array in arrays)).numpy()
+
+
+def kernels(module: Any) -> list[Any]:
+    return [f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)]
+
+
+@pytest.mark.parametrize("left", [(1, 13, 24), (2, 3, 37, 24), (13, 24), (16, 24)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_constant_matrix_is_one_kernel_with_what_is_behind(
+    left: tuple[int, ...], bias: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal(left, np.float32)
+    matrix = generator.standard_normal((24, 32), np.float32)
+    module = product(left, matrix, bias)
+    assert len(kernels(module)) == 1
+    expected = np.maximum(x @ matrix + 1, 0) if bias else x @ matrix
+    np.testing.assert_allclose(outputs(module, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "count"),
+    [
+        ((1, 3, 13, 24), (1, 3, 24, 13), 3),
+        ((1, 3, 13, 13), (1, 3, 13, 32), 1),
+        ((2, 16, 24), (2, 24, 16), 1),
+        ((5, 24), (24, 9), 3),
+    ],
+)
+def test_what_is_no_constant_is_widened_before_and_cut_behind(
+    left: tuple[int, ...], right: tuple[int, ...], count: int
+) -> None:
+    generator = np.random.default_rng(0)
+    x, y = (generator.standard_normal(shape, np.float32) for shape in (left, right))
+    module = product(left, right, bias=False)
+    assert len(kernels(module)) == count
+    np.testing.assert_allclose(outputs(module, x, y), x @ y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_tiles_of_more_rows_write_those_that_there_are(bias: bool) -> None:
+    matrix = np.random.default_rng(0).standard_normal((24, 32), np.float32)
+    (function,) = kernels(product((1, 13, 24), matrix, bias))
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    target = tvm.target.Target(json.loads(TARGET))
+    tiling = register_tiling(module, target, random.Random(0))
+    assert tiling is not None
+    generator = np.random.default_rng(1)
+    arrays = [
+        generator.standard_normal(tuple(int(n) for n in buffer.shape), np.float32)
+        for buffer in function.params
+    ]
+
+    def run(module: Any) -> Any:
+        given = [tvm.runtime.tensor(array) for array in arrays]
+        tvm.compile(module, target=target).jit()["main"](*given)
+        return given[-1].numpy()
+
+    expected = run(module)
+    heights = set()
+    for serial in (False, True, False, True, True, False):
+        trace = tiling.draw(serial)
+        schedule = Schedule(module)
+        trace.apply_to_schedule(schedule, remove_postproc=True)
+        assert 'scope="local"' in str(schedule.mod.script())
+        samples = [i for i in trace.insts if i.kind.name == "SamplePerfectTile"]
+        heights.add(int(trace.decisions[samples[1]][2]))
+        np.testing.assert_allclose(run(schedule.mod), expected, rtol=1e-4, atol=1e-5)
+    assert max(heights) > 1
+    assert tiling.step(trace, serial=False) is not None
