@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from typing import Any
 
@@ -13,7 +14,8 @@ from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
 from coordinator.frontend.convolutions import legalize_convolutions
-from coordinator.frontend.products import tall, wide
+from coordinator.frontend.packing import tall
+from coordinator.frontend.products import wide
 from coordinator.search.tile_sketches import register_tiling
 from tests.kernels import target_json
 
@@ -21,14 +23,12 @@ TARGET = target_json()
 
 
 def test_rows_and_columns_are_rounded_up_where_no_tile_divides_them() -> None:
-    assert {n: tall(n) for n in (1, 3, 4, 7, 13, 49, 197, 256)} == {
-        **{1: 1, 3: 3, 4: 4, 7: 7, 13: 16, 49: 49},
-        **{197: 200, 256: 256},
-    }
-    assert {n: wide(n) for n in (1, 7, 12, 13, 64, 197)} == {
-        **{1: 1, 7: 7, 12: 12},
-        **{13: 16, 64: 64, 197: 200},
-    }
+    rows = (1, 3, 4, 7, 11, 13, 37, 49, 109, 197)
+    assert [tall(n) for n in rows] == [1, 3, 4, 7, 12, 14, 39, 49, 110, 198]
+    assert [tall(n, 13) for n in (1, 8, 13, 109)] == [1, 8, 14, 110]
+    assert [tall(n, 8) for n in (1, 13, 109)] == [1, 13, 109], "a tile of one row and four columns"
+    assert [tall(n, n) for n in (2, 9, 10, 17, 27, 55)] == [2, 9, 10, 18, 27, 55]
+    assert [wide(n) for n in (1, 7, 12, 13, 64, 197)] == [1, 7, 12, 16, 64, 200]
 
 
 def product(left: tuple[int, ...], right: Any, bias: bool) -> Any:
@@ -92,10 +92,36 @@ def test_what_is_no_constant_is_widened_before_and_cut_behind(
     np.testing.assert_allclose(outputs(module, x, y), x @ y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_the_tiles_of_more_rows_write_those_that_there_are(bias: bool) -> None:
-    matrix = np.random.default_rng(0).standard_normal((24, 32), np.float32)
-    (function,) = kernels(product((1, 13, 24), matrix, bias))
+def convolution(size: int, kernel: int, stride: int) -> Any:
+    """Channels last and without padding, lowered."""
+    generator = np.random.default_rng(0)
+    weights = relax.const(generator.standard_normal((kernel, kernel, 8, 32), np.float32))
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, size, size, 8), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            layouts = {"data_layout": "NHWC", "kernel_layout": "HWIO"}
+            value = builder.emit(relax.op.nn.conv2d(x, weights, stride, **layouts))
+            result = builder.emit_output(relax.op.nn.relu(value))
+        builder.emit_func_output(result)
+    with tvm.target.Target(json.loads(TARGET)):
+        return relax.get_pipeline("zero")(legalize_convolutions(builder.get(), {}))
+
+
+MATRIX = np.random.default_rng(0).standard_normal((24, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("lowered", "rows"),
+    [
+        (product((1, 13, 24), MATRIX, bias=False), 14),
+        (product((1, 13, 24), MATRIX, bias=True), 14),
+        (convolution(13, 1, 1), 14),
+        (convolution(27, 3, 2), 14),
+    ],
+)
+def test_the_tiles_of_more_rows_write_those_that_there_are(lowered: Any, rows: int) -> None:
+    (function,) = kernels(lowered)
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     target = tvm.target.Target(json.loads(TARGET))
     tiling = register_tiling(module, target, random.Random(0))
@@ -119,7 +145,9 @@ def test_the_tiles_of_more_rows_write_those_that_there_are(bias: bool) -> None:
         trace.apply_to_schedule(schedule, remove_postproc=True)
         assert 'scope="local"' in str(schedule.mod.script())
         samples = [i for i in trace.insts if i.kind.name == "SamplePerfectTile"]
-        heights.add(int(trace.decisions[samples[1]][2]))
+        factors = [int(factor) for factor in trace.decisions[samples[1]]]
+        assert math.prod(factors) == rows
+        heights.add(factors[2])
         np.testing.assert_allclose(run(schedule.mod), expected, rtol=1e-4, atol=1e-5)
     assert max(heights) > 1
     assert tiling.step(trace, serial=False) is not None

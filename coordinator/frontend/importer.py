@@ -21,6 +21,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .concats import dissolve_concats
 from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
 from .layouts import channels_last, lay_out_constants
@@ -378,7 +379,7 @@ def _prepare(module: Any, target_json: str) -> Any:
     )
     with _lowering(target_json):
         module = multiply_by_reciprocals(dequantise_constants(canonical(module)))
-        return channels_last(lay_out_constants(module))
+        return channels_last(dissolve_concats(lay_out_constants(module)))
 
 
 def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:

@@ -4,6 +4,9 @@ With weights as (…, inputs, outputs), a tile of some outputs reads a piece of 
 are far apart: no prefetcher follows, and each is on a page of its own. That is of no account while
 they are in a cache, as when a kernel is timed alone; in a model whose weights are larger than the
 caches they come from memory in every run.
+
+Where no tile of rows and columns divides the outputs, a prime number of them, a few more rows are
+computed (``tall``), which read the last row again and are not written.
 """
 
 from __future__ import annotations
@@ -16,6 +19,27 @@ from .expressions import is_constant
 
 RUN = 16
 """Outputs in one piece: a cache line of float32, the widest vector or two of the half width."""
+
+
+TILE_ROWS = range(3, 8)
+"""How many rows a register tile may have that reads each vector of weights often enough; with four
+to two vectors in each, they fill the registers of AVX2."""
+
+
+def tall(rows: int, columns: int = 1) -> int:
+    """How many rows, each of ``columns``, are computed for this many, so that a tile divides them:
+    as many or a few more. What is lower than a tile stays as it is."""
+    if rows < TILE_ROWS[0] or any(_divides(size, rows, columns) for size in TILE_ROWS):
+        return rows
+    return tall(rows + 1)
+
+
+def _divides(size: int, rows: int, columns: int) -> bool:
+    """Whether there is a rectangle of this size that divides rows and columns."""
+    return any(
+        size % high == 0 and rows % high == 0 and columns % (size // high) == 0
+        for high in range(1, size + 1)
+    )
 
 
 def packed_run(outputs: int) -> int:
@@ -35,7 +59,7 @@ def pack(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def packed_convolution(builder: Any, call: Any) -> Any | None:
     """A direct convolution, channels last, with its constant weights packed, as the call of its
     kernel; None for any other call of ``relax.nn.conv2d``."""
-    from tvm import relax, te, topi
+    from tvm import relax, te, tirx, topi
 
     attributes = call.attrs
     layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
@@ -60,14 +84,19 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
         batch, height, width, _ = padded.shape
         out_rows = (height - (rows - 1) * apart_down - 1) // down + 1
         out_columns = (width - (columns - 1) * apart_along - 1) // along + 1
+        computed = out_rows if padded is not x else tall(int(out_rows), int(out_columns))
         row, column = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, columns), "rx")
         channel = te.reduce_axis((0, channels), "rc")
 
         def output(n: Any, i: Any, j: Any, o: Any) -> Any:
+            i = i if computed == out_rows else tirx.min(i, out_rows - 1)
             place = i * down + row * apart_down, j * along + column * apart_along
             weight = w[o // run, row, column, channel, o % run]
             return te.sum(padded[n, *place, channel] * weight, axis=[row, column, channel])
 
-        return te.compute((batch, out_rows, out_columns, filters), output, name="conv2d")
+        made = te.compute((batch, computed, out_columns, filters), output, name="conv2d")
+        if computed == out_rows:
+            return made
+        return te.compute((batch, out_rows, out_columns, filters), lambda *at: made(*at), "rows")
 
     return builder.call_te(compute, data, relax.const(packed), primfunc_name_hint="conv2d")

@@ -12,22 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 from .expressions import is_constant
-from .packing import pack, packed_run
+from .packing import pack, packed_run, tall
 
-ROW_STEP, COLUMN_STEP = 4, 8
-"""Rows and columns are rounded up to multiples of these."""
+COLUMN_STEP = 8
+"""Columns are rounded up to a multiple of it."""
 
 INJECTIVE = 2
 """In TVM's ``OpPatternKind``: what does not become part of a product's kernel."""
-
-TILE_ROWS = (4, 5, 6, 7)
-"""One of these must divide the rows, or there are more computed; what is lower than all is left."""
-
-
-def tall(rows: int) -> int:
-    """How many rows are computed for this many."""
-    divisible = rows < ROW_STEP or any(rows % size == 0 for size in TILE_ROWS)
-    return rows if divisible else -(-rows // ROW_STEP) * ROW_STEP
 
 
 def wide(columns: int) -> int:
