@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+_ELEMENTWISE = frozenset(
+    f"relax.{name}"
+    for name in (
+        *("add", "clip", "divide", "maximum", "minimum", "multiply", "power", "subtract"),
+        *("abs", "ceil", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt"),
+        *("sigmoid", "sin", "sqrt", "square", "tanh", "quantize", "dequantize"),
+        *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu"),
+    )
+)
+
 
 def is_operator(expression: Any, name: str) -> bool:
     """Whether it is a call of the operator ``relax.…``."""
@@ -21,3 +31,29 @@ def is_constant(expression: Any) -> bool:
     from tvm.ir.expr import GenericConst
 
     return isinstance(expression, GenericConst)
+
+
+def is_elementwise(call: Any) -> bool:
+    """Whether each element of its result comes of one element of each of its arguments."""
+    from tvm import ir
+
+    return isinstance(call.op, ir.Op) and call.op.name in _ELEMENTWISE
+
+
+def mutate(module: Any, visit: Any) -> Any:
+    """Each call that is bound to a variable, in order, through ``visit(mutator, call)``."""
+    from tvm import relax
+    from tvm.relax.expr_functor import PyExprMutator, mutator
+
+    @mutator
+    class Mutator(PyExprMutator):  # type: ignore[misc]
+        """Visits calls after their arguments."""
+
+        def visit_call_(self, call: Any) -> Any:
+            return visit(self, self.visit_expr_post_order(call))
+
+    mutating = Mutator(module)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            mutating.builder_.update_func(variable, mutating.visit_expr(function))
+    return mutating.builder_.get()

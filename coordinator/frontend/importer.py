@@ -24,6 +24,7 @@ from protos.records import Shape, Task, TensorSpec
 from .concats import dissolve_concats
 from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
+from .flat_maps import flatten_maps
 from .layouts import channels_last, lay_out_constants
 from .onnx_model import (
     cannot_import,
@@ -379,7 +380,7 @@ def _prepare(module: Any, target_json: str) -> Any:
     )
     with _lowering(target_json):
         module = multiply_by_reciprocals(dequantise_constants(canonical(module)))
-        return channels_last(dissolve_concats(lay_out_constants(module)))
+        return flatten_maps(channels_last(dissolve_concats(lay_out_constants(module))))
 
 
 def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:

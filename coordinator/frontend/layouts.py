@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .expressions import is_constant, is_operator
+from .expressions import is_constant, is_elementwise, is_operator, mutate
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +19,6 @@ CHANNELS_LAST = {
     "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM can lower it in no other layout
 }
 """What TVM's pass is asked for: feature maps, then weights."""
-
-_ELEMENTWISE = frozenset(
-    f"relax.{name}"
-    for name in (
-        *("add", "clip", "divide", "maximum", "minimum", "multiply", "power", "subtract"),
-        *("abs", "ceil", "cos", "erf", "exp", "floor", "log", "negative", "round", "rsqrt"),
-        *("sigmoid", "sin", "sqrt", "square", "tanh", "quantize", "dequantize"),
-        *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.silu"),
-    )
-)
 
 _CLIPS = ("maximum", "minimum")
 """What the importer writes for a Clip is a kernel of this name already, not an operator."""
@@ -76,25 +66,6 @@ def _has_convolutions(module: Any) -> bool:
     return bool(found)
 
 
-def _mutate(module: Any, visit: Any) -> Any:
-    """Each call that is bound to a variable, in order, through ``visit(mutator, call)``."""
-    from tvm import relax
-    from tvm.relax.expr_functor import PyExprMutator, mutator
-
-    @mutator
-    class Mutator(PyExprMutator):  # type: ignore[misc]
-        """Visits calls after their arguments."""
-
-        def visit_call_(self, call: Any) -> Any:
-            return visit(self, self.visit_expr_post_order(call))
-
-    mutating = Mutator(module)
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            mutating.builder_.update_func(variable, mutating.visit_expr(function))
-    return mutating.builder_.get()
-
-
 def _clips_as_operators(module: Any) -> Any:
     from tvm import relax
 
@@ -107,7 +78,7 @@ def _clips_as_operators(module: Any) -> Any:
             return call
         return getattr(relax.op, name)(*operands)
 
-    return _mutate(module, visit)
+    return mutate(module, visit)
 
 
 def _sink_transposes(module: Any) -> Any:
@@ -126,7 +97,7 @@ def _sink_transposes(module: Any) -> Any:
         if is_operator(call, "relax.permute_dims"):
             before = transposed(mutator, call.args[0])
             return call if before is None else _joined(before, call)
-        if not _is_elementwise(call):
+        if not is_elementwise(call):
             return call
         moved = [transposed(mutator, argument) for argument in call.args]
         axes = {tuple(int(axis) for axis in one.attrs.axes) for one in moved if one is not None}
@@ -137,7 +108,7 @@ def _sink_transposes(module: Any) -> Any:
         inner = mutator.builder_.emit(relax.Call(call.op, args, call.attrs))
         return relax.op.permute_dims(inner, list(axes.pop()))
 
-    return _mutate(module, visit)
+    return mutate(module, visit)
 
 
 def lay_out_constants(module: Any) -> Any:
@@ -147,7 +118,7 @@ def lay_out_constants(module: Any) -> Any:
         laid_out = _laid_out(mutator, call)
         return call if laid_out is None else laid_out
 
-    return _mutate(module, visit)
+    return mutate(module, visit)
 
 
 def _laid_out(mutator: Any, call: Any) -> Any | None:
@@ -179,12 +150,6 @@ def _joined(first: Any, second: Any) -> Any:
     if axes == sorted(axes):
         return first.args[0]
     return relax.op.permute_dims(first.args[0], axes)
-
-
-def _is_elementwise(call: Any) -> bool:
-    from tvm import ir
-
-    return isinstance(call.op, ir.Op) and call.op.name in _ELEMENTWISE
 
 
 def _has_no_layout(expression: Any) -> bool:

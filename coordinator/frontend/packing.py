@@ -21,9 +21,10 @@ RUN = 16
 """Outputs in one piece: a cache line of float32, the widest vector or two of the half width."""
 
 
-TILE_ROWS = range(3, 8)
-"""How many rows a register tile may have that reads each vector of weights often enough; with four
-to two vectors in each, they fill the registers of AVX2."""
+TILE_ROWS = range(3, 7)
+"""How many rows a register tile may have that reads each vector of weights often enough. With four
+to two vectors in each, they and what they are multiplied with fill the sixteen registers of AVX2;
+seven rows leave too few for two, and one is too little for its latency."""
 
 
 def tall(rows: int, columns: int = 1) -> int:
@@ -31,7 +32,7 @@ def tall(rows: int, columns: int = 1) -> int:
     as many or a few more. What is lower than a tile stays as it is."""
     if rows < TILE_ROWS[0] or any(_divides(size, rows, columns) for size in TILE_ROWS):
         return rows
-    return tall(rows + 1)
+    return tall(rows + 1, columns)
 
 
 def _divides(size: int, rows: int, columns: int) -> bool:
@@ -66,7 +67,7 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
     data, weights = call.args
     if layouts != ("NHWC", "HWIO", "NHWC") or int(attributes.groups) != 1:
         return None
-    if not is_constant(weights) or str(attributes.out_dtype) not in ("", str(data.ty.dtype)):
+    if not is_constant(weights) or str(call.ty.dtype) != str(data.ty.dtype):
         return None
     down, along = (int(number) for number in attributes.strides)
     apart_down, apart_along = (int(number) for number in attributes.dilation)
@@ -81,10 +82,10 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
         if top or left or bottom or right:
             before, after = [0, top, left, 0], [0, bottom, right, 0]
             padded = topi.nn.pad(x, before, after, name="pad_temp")
-        batch, height, width, _ = padded.shape
+        batch, height, width, _ = (int(size) for size in padded.shape)
         out_rows = (height - (rows - 1) * apart_down - 1) // down + 1
         out_columns = (width - (columns - 1) * apart_along - 1) // along + 1
-        computed = out_rows if padded is not x else tall(int(out_rows), int(out_columns))
+        computed = out_rows if padded is not x else tall(out_rows, out_columns)
         row, column = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, columns), "rx")
         channel = te.reduce_axis((0, channels), "rc")
 

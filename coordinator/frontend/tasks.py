@@ -11,6 +11,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import Task, TensorSpec
 
+from .expressions import is_operator
 from .workload import argument_specs, canonical_workload, workload_key
 
 log = logging.getLogger(__name__)
@@ -87,10 +88,11 @@ def _task(
 
 
 def _kernel_calls(lowered: Any) -> Iterator[Any]:
-    """Every call of a PrimFunc, in the order of the model's functions and bindings."""
+    """Every call of a PrimFunc that is run, in the order of the model's functions and bindings."""
     from tvm import ir, relax
 
     calls: list[Any] = []
+    views = _views(lowered)
 
     def visit(expr: Any) -> None:
         if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op):
@@ -101,7 +103,7 @@ def _kernel_calls(lowered: Any) -> Iterator[Any]:
             relax.analysis.post_order_visit(lowered[variable], visit)
     for call in calls:
         operator = call.op.name
-        if not operator.startswith("relax.call_tir"):
+        if not operator.startswith("relax.call_tir") or call in views:
             continue
         name = call.args[0].name_hint
         if operator != "relax.call_tir":
@@ -109,6 +111,24 @@ def _kernel_calls(lowered: Any) -> Iterator[Any]:
         if len(call.args) > 2 and len(call.args[2]) > 0:
             raise BadModel(f"the fused operator {name!r} takes scalars beside its tensors")
         yield call
+
+
+def _views(lowered: Any) -> set[Any]:
+    """The calls that only give memory another shape. TVM makes views of them when it compiles the
+    model (``RewriteDataflowReshape``), but for those that are outputs."""
+    from tvm import relax
+
+    return {
+        binding.value
+        for function in lowered.functions.values()
+        if isinstance(function, relax.Function)
+        for block in function.body.blocks
+        if isinstance(block, relax.DataflowBlock)
+        for binding in block.bindings
+        if isinstance(binding.var, relax.DataflowVar)
+        and is_operator(binding.value, "relax.call_tir")
+        and relax.analysis.has_reshape_pattern(lowered[binding.value.args[0]])
+    }
 
 
 def _num_outputs(call: Any) -> int:
