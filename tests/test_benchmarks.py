@@ -86,7 +86,7 @@ def test_stock_searches_the_farms_workload() -> None:
         [list(map(int, buffer.shape)) for buffer in one["main"].params] for one in (ours, theirs)
     ]
     assert shapes[0] == shapes[1]
-    assert shapes[0][1][:2] == [3, 3], "weights channels last"
+    assert shapes[0][1] == [1, 3, 3, 4, 4], "weights channels last, packed"
 
 
 def test_the_names_choose_operators() -> None:

@@ -90,7 +90,7 @@ def test_only_the_ends_of_a_net_are_transposed(between: list[Any]) -> None:
 def test_a_convolutions_weights_are_laid_out_beforehand() -> None:
     imported = compare(net(helper.make_node("Relu", ["c0"], ["mid"])))
     shapes = {arg.shape for task in imported.tasks for arg in task.args}
-    assert (3, 3, 3, 8) in shapes
+    assert (1, 3, 3, 3, 8) in shapes, "packed: one piece of eight filters"
     assert (1, 10, 12, 8) in shapes
     assert (8, 3, 3, 3) not in shapes
 

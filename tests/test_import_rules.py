@@ -37,6 +37,7 @@ HEAVY_PLACES = {
     "alembic": ("coordinator.tuning_log",),
     "tvm": (
         "device_agent.build",
+        "device_agent.vector_math",
         "coordinator.canary",
         "coordinator.limit_kernels",
         "coordinator.search",
