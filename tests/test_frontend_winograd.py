@@ -75,6 +75,7 @@ def _outputs(imported: ImportedModel, x: Any) -> Any:
         ((1, 16, 16, 16, 16), SAME, False),
         ((1, 16, 14, 9, 24), SAME, True),  # the last tiles reach over both edges
         ((1, 16, 14, 9, 24), SAME, False),
+        ((1, 16, 14, 14, 16), SAME, True),  # 7 × 7 tiles, whose products are of one more
         ((2, 24, 12, 20, 16), (0, 0, 0, 0), True),
         ((1, 16, 10, 11, 16), (2, 0, 1, 2), True),
     ],

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .expressions import is_constant
-from .packing import pack, packed_run
+from .packing import pack, packed_run, tall
 
 TILES = (2, 4)
 """The m that can be had."""
@@ -78,6 +78,10 @@ class Convolution:
         """Down and along; the last ones may reach over the edge."""
         return math.ceil(self.outputs[0] / m), math.ceil(self.outputs[1] / m)
 
+    def count(self, m: int) -> int:
+        """Tiles of the whole batch."""
+        return self.batch * math.prod(self.tiles(m))
+
     def worthwhile(self) -> list[int]:
         """The m that may be faster than a direct convolution, and than each other."""
         rows, columns, _ = self.outputs
@@ -121,11 +125,10 @@ def transformed_weights(weights: np.ndarray[Any, Any], m: int) -> np.ndarray[Any
 
 def emit(builder: Any, call: Any, convolution: Convolution, m: int) -> Any:
     """The call as three kernels, for a legalisation; returns the last one's call."""
-    from tvm import relax, te
+    from tvm import relax, te, tirx
 
     data, weights = call.args
-    points, (down, along) = (m + 2) ** 2, convolution.tiles(m)
-    tiles = convolution.batch * down * along
+    points, tiles, computed = (m + 2) ** 2, convolution.count(m), tall(convolution.count(m))
     channels, filters = convolution.maps[2], convolution.outputs[2]
 
     def kernel(function: Any, source: Any, shape: tuple[int, ...], name: str) -> Any:
@@ -137,9 +140,10 @@ def emit(builder: Any, call: Any, convolution: Convolution, m: int) -> Any:
         run = packed_run(filters)
 
         def product(t: Any, p: Any, f: Any) -> Any:
-            return te.sum(maps[t, p, channel] * factors[p, f // run, channel, f % run], channel)
+            tile = t if computed == tiles else tirx.min(t, tiles - 1)
+            return te.sum(maps[tile, p, channel] * factors[p, f // run, channel, f % run], channel)
 
-        return te.compute((tiles, points, filters), product, name="winograd_products")
+        return te.compute((computed, points, filters), product, name="winograd_products")
 
     to = input_transform(convolution, m)
     transformed = builder.emit(kernel(to, data, (tiles, points, channels), "winograd_input"))
@@ -179,7 +183,7 @@ def input_transform(convolution: Convolution, m: int) -> Any:
 @T.prim_func(private=True, s_tir=True)
 def winograd_input(
     X: T.Buffer({_sizes(convolution.batch, rows, columns, channels)}, "float32"),
-    V: T.Buffer({_sizes(convolution.batch * down * along, size**2, channels)}, "float32"),
+    V: T.Buffer({_sizes(convolution.count(m), size**2, channels)}, "float32"),
 ):
     T.func_attr({{"op_pattern": {_OPAQUE}, "tirx.noalias": True}})
     for n, i, j, c in T.grid{_sizes(convolution.batch, down, along, channels)}:
@@ -196,8 +200,8 @@ def winograd_input(
 def output_transform(convolution: Convolution, m: int) -> Any:
     """The PrimFunc from products (tiles, points, filters) to (batch, rows, columns, filters).
 
-    What is over the edge is cut off in a block of its own, so that what is fused behind it can be
-    computed tile by tile.
+    Of the products there may be more than there are tiles. What is over the edge is cut off in a
+    block of its own, so that what is fused behind it can be computed tile by tile.
     """
     batch, (rows, columns, filters) = convolution.batch, convolution.outputs
     down, along = convolution.tiles(m)
@@ -221,7 +225,7 @@ def output_transform(convolution: Convolution, m: int) -> Any:
         f"""
 @T.prim_func(private=True, s_tir=True)
 def winograd_output(
-    M: T.Buffer({_sizes(batch * down * along, size**2, filters)}, "float32"),
+    M: T.Buffer({_sizes(tall(convolution.count(m)), size**2, filters)}, "float32"),
     Y: T.Buffer({_sizes(batch, rows, columns, filters)}, "float32"),
 ):
     T.func_attr({{"op_pattern": {_FUSES_ELEMENTWISE}, "tirx.noalias": True}})
