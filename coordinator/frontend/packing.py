@@ -20,7 +20,6 @@ from .expressions import is_constant
 RUN = 16
 """Outputs in one piece: a cache line of float32, the widest vector or two of the half width."""
 
-
 TILE_ROWS = range(3, 7)
 """How many rows a register tile may have that reads each vector of weights often enough. With four
 to two vectors in each, they and what they are multiplied with fill the sixteen registers of AVX2;
