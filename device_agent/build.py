@@ -35,7 +35,7 @@ for more of them in straight-line code takes up to half of a build and makes dep
 slower. Strength reduction of addresses is another tenth; x86 has modes for them, and on ARM nobody
 has measured it. Level 2 would build faster still, but untuned programs are slower with it."""
 
-CODE = "2"
+CODEGEN = "2"
 """Counts up when the same candidate becomes other code: 2 since exp, erf and tanh are vectors."""
 
 INTRINSICS = {"x86": ("x86",), "arm": ("arm_cpu",)}
@@ -199,7 +199,7 @@ def tool_versions() -> dict[str, str]:
         "tvm": str(tvm.__version__),
         "tvm-ffi": importlib.metadata.version("apache-tvm-ffi"),
         "llvm": str(llvm_version_major()),
-        "code": CODE,
+        "codegen": CODEGEN,
     }
 
 

@@ -1,12 +1,12 @@
 """exp, erf and tanh as arithmetic on vectors, in place of a call of C's library for each number.
 
 LLVM has no vectors of these functions of its own: it takes a vector apart and calls ``expf`` for
-each lane, 3 to 5 ns each, where what is here takes a tenth of that. Sigmoid, SiLU, GELU and softmax
-are made of them. TVM's ``topi.fast_exp`` and its like are tensors beside the operator, which a
-schedule has to place; these are put in when the schedule is done, so that workloads and traces stay
-as they are.
+each lane, 2.5 ns each and more (``benchmarks/functions.py``), where what is here takes 0.4.
+Sigmoid, SiLU, GELU and softmax are made of them. TVM's ``topi.fast_exp`` and its like are tensors
+beside the operator, which a schedule has to place; these are put in when the schedule is done, so
+that workloads and traces stay as they are.
 
-Within two units in the last place of the exact value for exp, and a few for erf and tanh; NaN stays
+Within two units in the last place of the exact value for exp, and six for erf and tanh; NaN stays
 NaN. exp does not reach 0 and infinity: it ends at 1.2e-38 and 2.4e38. Only for float32; other types
 are left to the library.
 

@@ -82,4 +82,4 @@ print(*sorted(name.rpartition(".")[2] for name in sys.modules if ".tensor_intrin
 
 
 def test_versions_are_told() -> None:
-    assert set(build.tool_versions()) == {"tvm", "tvm-ffi", "llvm", "code"}
+    assert set(build.tool_versions()) == {"tvm", "tvm-ffi", "llvm", "codegen"}

@@ -14,8 +14,8 @@ from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
 from coordinator.frontend.convolutions import legalize_convolutions
-from coordinator.frontend.packing import tall
-from coordinator.frontend.products import wide
+from coordinator.frontend.padded_rows import padded_rows
+from coordinator.frontend.products import padded_columns
 from coordinator.search.tile_sketches import register_tiling
 from tests.kernels import target_json
 
@@ -24,11 +24,13 @@ TARGET = target_json()
 
 def test_rows_and_columns_are_rounded_up_where_no_tile_divides_them() -> None:
     rows = (1, 3, 4, 7, 11, 13, 37, 49, 109, 197)
-    assert [tall(n) for n in rows] == [1, 3, 4, 8, 12, 15, 39, 50, 110, 198]
-    assert [tall(n, 13) for n in (1, 8, 13, 109)] == [1, 8, 15, 110]
-    assert [tall(n, 8) for n in (1, 13, 109)] == [1, 13, 109], "a tile of one row and four columns"
-    assert [tall(n, n) for n in (2, 7, 9, 10, 17, 27, 55)] == [2, 8, 9, 10, 18, 27, 55]
-    assert [wide(n) for n in (1, 7, 12, 13, 64, 197)] == [1, 7, 12, 16, 64, 200]
+    assert [padded_rows(n) for n in rows] == [1, 3, 4, 8, 12, 15, 39, 50, 110, 198]
+    assert [padded_rows(n, 13) for n in (1, 8, 13, 109)] == [1, 8, 15, 110]
+    assert [padded_rows(n, 8) for n in (1, 13, 109)] == [1, 13, 109], (
+        "a tile of one row and four columns"
+    )
+    assert [padded_rows(n, n) for n in (2, 7, 9, 10, 17, 27, 55)] == [2, 8, 9, 10, 18, 27, 55]
+    assert [padded_columns(n) for n in (1, 7, 12, 13, 64, 197)] == [1, 7, 12, 16, 64, 200]
 
 
 def product(left: tuple[int, ...], right: Any, bias: bool) -> Any:

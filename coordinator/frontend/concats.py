@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import is_constant, is_operator
+from .expressions import is_constant, is_operator, shape_of, tidied
 
 _POOLS = ("relax.nn.max_pool2d", "relax.nn.avg_pool2d")
 
@@ -23,18 +23,13 @@ _CHANNELS = 1
 def dissolve_concats(module: Any) -> Any:
     """The module with poolings before concatenations, and sums of convolutions instead of
     convolutions of concatenations, where nothing else reads these and the sums are smaller."""
-    import tvm
-    from tvm import relax
-
-    tidy = tvm.transform.Sequential(
-        [relax.transform.DeadCodeElimination(), relax.transform.CanonicalizeBindings()]
-    )
-    return tidy(_rewrite(tidy(_rewrite(module, _pool_of_parts)), _sum_of_parts))
+    pooled = tidied(_rewrite(module, _pool_of_parts))
+    return tidied(_rewrite(pooled, _sum_of_parts))
 
 
 def _rewrite(module: Any, rewritten: Any) -> Any:
     """Each call whose first argument is a concatenation of channels, by ``rewritten(mutator, call,
-    parts, readers)`` if that returns one; ``readers`` is what else reads the concatenation."""
+    parts, readers)`` if that returns one; ``readers`` is all that reads the concatenation."""
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
 
@@ -86,7 +81,7 @@ def _parts(mutator: Any, expression: Any) -> list[Any] | None:
     if axis is None or int(axis) != _CHANNELS or not isinstance(fields, relax.Tuple):
         return None
     parts = list(fields)
-    return parts if all(len(part.ty.shape) == 4 for part in parts) else None
+    return parts if all(len(shape_of(part)) == 4 for part in parts) else None
 
 
 def _pool_of_parts(mutator: Any, call: Any, parts: list[Any], readers: list[Any]) -> Any | None:
@@ -104,10 +99,10 @@ def _sum_of_parts(mutator: Any, call: Any, parts: list[Any], readers: list[Any])
 
     if not all(map(_sums_channels, readers)):
         return None
-    summed = sum(math.prod(map(int, reader.ty.shape)) for reader in readers) * (len(parts) - 1)
-    if summed > sum(math.prod(map(int, part.ty.shape)) for part in parts):
+    summed = sum(math.prod(shape_of(reader)) for reader in readers) * (len(parts) - 1)
+    if summed > sum(math.prod(shape_of(part)) for part in parts):
         return None
-    ends = np.cumsum([int(part.ty.shape[_CHANNELS]) for part in parts])
+    ends = np.cumsum([shape_of(part)[_CHANNELS] for part in parts])
     weights = np.split(call.args[1].value.numpy(), ends[:-1], axis=_CHANNELS)
     total = None
     for part, own in zip(parts, weights, strict=True):

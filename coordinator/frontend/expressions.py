@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
+
+
+class OpPattern(enum.IntEnum):
+    """TVM's ``OpPatternKind``, which has no names in Python: what an operator may be fused with."""
+
+    INJECTIVE = 2
+    OUT_ELEMENTWISE_FUSABLE = 4
+    OPAQUE = 8
+
 
 _ELEMENTWISE = frozenset(
     f"relax.{name}"
@@ -33,6 +43,24 @@ def is_constant(expression: Any) -> bool:
     return isinstance(expression, GenericConst)
 
 
+def is_dense_convolution(call: Any) -> bool:
+    """Whether a ``relax.nn.conv2d`` is channels last and in one group, has constant weights, and
+    sums in its input's type."""
+    attributes, (data, weights) = call.attrs, call.args
+    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
+    return (
+        layouts == ("NHWC", "HWIO", "NHWC")
+        and int(attributes.groups) == 1
+        and is_constant(weights)
+        and str(call.ty.dtype) == str(data.ty.dtype)
+    )
+
+
+def shape_of(expression: Any) -> tuple[int, ...]:
+    """The extents of a tensor, which are known."""
+    return tuple(int(extent) for extent in expression.ty.shape)
+
+
 def is_elementwise(call: Any) -> bool:
     """Whether each element of its result comes of one element of each of its arguments."""
     from tvm import ir
@@ -57,3 +85,12 @@ def mutate(module: Any, visit: Any) -> Any:
         if isinstance(function, relax.Function):
             mutating.builder_.update_func(variable, mutating.visit_expr(function))
     return mutating.builder_.get()
+
+
+def tidied(module: Any) -> Any:
+    """Without what nothing reads, and without variables that are another's name only."""
+    import tvm
+    from tvm import relax
+
+    passes = [relax.transform.DeadCodeElimination(), relax.transform.CanonicalizeBindings()]
+    return tvm.transform.Sequential(passes)(module)

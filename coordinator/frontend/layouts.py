@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .expressions import is_constant, is_elementwise, is_operator, mutate
+from .expressions import is_constant, is_elementwise, is_operator, mutate, tidied
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,13 @@ def channels_last(module: Any) -> Any:
     convert = tvm.transform.Sequential(
         [relax.transform.ConvertLayout(CHANNELS_LAST), relax.transform.Normalize()]
     )
-    tidy = tvm.transform.Sequential(
-        [relax.transform.DeadCodeElimination(), relax.transform.CanonicalizeBindings()]
-    )
     module = _clips_as_operators(module)
     try:
         converted = convert(module)
     except tvm.error.InternalError as error:
         log.warning("channels stay first: %s", str(error).strip().splitlines()[-1])
         return module
-    return tidy(_sink_transposes(converted))
+    return tidied(_sink_transposes(converted))
 
 
 def _has_convolutions(module: Any) -> bool:

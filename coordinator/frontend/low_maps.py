@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .expressions import shape_of
+
 
 def low_map(call: Any) -> Any | None:
     """The computation of a ``relax.nn.conv2d`` over the input's rows; None where it does not apply
@@ -18,7 +20,7 @@ def low_map(call: Any) -> Any | None:
     layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
     if layouts != ("NHWC", "HWIO", "NHWC") or [int(d) for d in attributes.dilation] != [1, 1]:
         return None
-    data, weight = (_shape(argument) for argument in call.args)
+    data, weight = (shape_of(argument) for argument in call.args)
     groups = int(attributes.groups)
     depthwise = groups == data[3] == weight[3]
     if groups != 1 and not depthwise:
@@ -51,7 +53,3 @@ def low_map(call: Any) -> Any | None:
         return te.compute((data[0], out_rows, out_columns, weight[3]), output, name="conv2d")
 
     return compute
-
-
-def _shape(expression: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in expression.ty.shape)

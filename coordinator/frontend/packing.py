@@ -4,9 +4,6 @@ With weights as (…, inputs, outputs), a tile of some outputs reads a piece of 
 are far apart: no prefetcher follows, and each is on a page of its own. That is of no account while
 they are in a cache, as when a kernel is timed alone; in a model whose weights are larger than the
 caches they come from memory in every run.
-
-Where no tile of rows and columns divides the outputs, a prime number of them, a few more rows are
-computed (``tall``), which read the last row again and are not written.
 """
 
 from __future__ import annotations
@@ -15,31 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import is_constant
+from .expressions import is_dense_convolution
+from .padded_rows import padded_rows
 
 RUN = 16
 """Outputs in one piece: a cache line of float32, the widest vector or two of the half width."""
-
-TILE_ROWS = range(3, 7)
-"""How many rows a register tile may have that reads each vector of weights often enough. With four
-to two vectors in each, they and what they are multiplied with fill the sixteen registers of AVX2;
-seven rows leave too few for two, and one is too little for its latency."""
-
-
-def tall(rows: int, columns: int = 1) -> int:
-    """How many rows, each of ``columns``, are computed for this many, so that a tile divides them:
-    as many or a few more. What is lower than a tile stays as it is."""
-    if rows < TILE_ROWS[0] or any(_divides(size, rows, columns) for size in TILE_ROWS):
-        return rows
-    return tall(rows + 1, columns)
-
-
-def _divides(size: int, rows: int, columns: int) -> bool:
-    """Whether there is a rectangle of this size that divides rows and columns."""
-    return any(
-        size % high == 0 and rows % high == 0 and columns % (size // high) == 0
-        for high in range(1, size + 1)
-    )
 
 
 def packed_run(outputs: int) -> int:
@@ -61,13 +38,9 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
     kernel; None for any other call of ``relax.nn.conv2d``."""
     from tvm import relax, te, tirx, topi
 
-    attributes = call.attrs
-    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
-    data, weights = call.args
-    if layouts != ("NHWC", "HWIO", "NHWC") or int(attributes.groups) != 1:
+    if not is_dense_convolution(call):
         return None
-    if not is_constant(weights) or str(call.ty.dtype) != str(data.ty.dtype):
-        return None
+    attributes, (data, weights) = call.attrs, call.args
     down, along = (int(number) for number in attributes.strides)
     apart_down, apart_along = (int(number) for number in attributes.dilation)
     top, left, bottom, right = (int(number) for number in attributes.padding)
@@ -84,7 +57,7 @@ def packed_convolution(builder: Any, call: Any) -> Any | None:
         batch, height, width, _ = (int(size) for size in padded.shape)
         out_rows = (height - (rows - 1) * apart_down - 1) // down + 1
         out_columns = (width - (columns - 1) * apart_along - 1) // along + 1
-        computed = out_rows if padded is not x else tall(out_rows, out_columns)
+        computed = out_rows if padded is not x else padded_rows(out_rows, out_columns)
         row, column = te.reduce_axis((0, rows), "ry"), te.reduce_axis((0, columns), "rx")
         channel = te.reduce_axis((0, channels), "rc")
 

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .expressions import is_constant
-from .packing import pack, packed_run, tall
+from .expressions import OpPattern, is_constant, shape_of
+from .packing import pack, packed_run
+from .padded_rows import padded_rows
 
 COLUMN_STEP = 8
 """Columns are rounded up to a multiple of it."""
 
-INJECTIVE = 2
-"""In TVM's ``OpPatternKind``: what does not become part of a product's kernel."""
 
-
-def wide(columns: int) -> int:
+def padded_columns(columns: int) -> int:
     """How many columns are computed for this many, where the matrix on the right is no constant."""
     divisible = columns < COLUMN_STEP or columns % (COLUMN_STEP // 2) == 0
     return columns if divisible else -(-columns // COLUMN_STEP) * COLUMN_STEP
@@ -34,15 +32,15 @@ def product(builder: Any, call: Any) -> Any | None:
         return None
     if is_constant(right) and len(right.ty.shape) == 2:
         return _with_constant(builder, left, right.value.numpy())
-    shapes = [[int(size) for size in side.ty.shape] for side in (left, right)]
+    shapes = [shape_of(left), shape_of(right)]
     if len(shapes[0]) != len(shapes[1]) or shapes[0][:-2] != shapes[1][:-2]:
         return None
     rows, columns = shapes[0][-2], shapes[1][-1]
-    if tall(rows) == rows and wide(columns) == columns:
+    if padded_rows(rows) == rows and padded_columns(columns) == columns:
         return None
-    if wide(columns) == columns:
+    if padded_columns(columns) == columns:
         return builder.call_te(_batched, left, right, primfunc_name_hint="matmul")
-    return _with_columns(builder, left, right, [*shapes[0][:-1], columns])
+    return _with_columns(builder, left, right, (*shapes[0][:-1], columns))
 
 
 def _with_constant(builder: Any, left: Any, matrix: Any) -> Any:
@@ -71,7 +69,7 @@ def _rows(x: Any, columns: Any, step: Any, factor: Any) -> Any:
 
     *outer, rows, _ = x.shape
     computed = _computed(x, columns, step, factor)
-    if tall(int(rows)) == int(rows):
+    if padded_rows(int(rows)) == int(rows):
         return computed
     return te.compute((*outer, rows, columns), lambda *place: computed(*place), name="rows")
 
@@ -84,18 +82,18 @@ def _computed(x: Any, columns: Any, step: Any, factor: Any) -> Any:
 
     def output(*place: Any) -> Any:
         *batch, i, o = place
-        row = i if tall(rows) == rows else tirx.min(i, rows - 1)
+        row = i if padded_rows(rows) == rows else tirx.min(i, rows - 1)
         return te.sum(x[*batch, row, step] * factor(batch, o), axis=step)
 
-    return te.compute((*outer, tall(rows), columns), output, name="matmul")
+    return te.compute((*outer, padded_rows(rows), columns), output, name="matmul")
 
 
-def _with_columns(builder: Any, left: Any, right: Any, shape: list[int]) -> Any:
+def _with_columns(builder: Any, left: Any, right: Any, shape: tuple[int, ...]) -> Any:
     """With columns that are too many, in kernels of their own: a copy before and one behind, which
     are fused with what is there."""
     from tvm import te, tirx
 
-    columns = wide(shape[-1])
+    columns = padded_columns(shape[-1])
 
     def widen(y: Any) -> Any:
         *outer, steps, given = y.shape
@@ -112,7 +110,7 @@ def _with_columns(builder: Any, left: Any, right: Any, shape: list[int]) -> Any:
 
     widened = builder.emit(builder.call_te(widen, right, primfunc_name_hint="widen"))
     computed = builder.emit(builder.call_te(compute, left, widened, primfunc_name_hint="matmul"))
-    # Behind the product as one of its own, so that its vectors are whole ones.
+    # An injective operator does not become part of the product, whose vectors stay whole ones.
     return builder.call_te(
-        cut, computed, primfunc_name_hint="cut", primfunc_attrs={"op_pattern": INJECTIVE}
+        cut, computed, primfunc_name_hint="cut", primfunc_attrs={"op_pattern": OpPattern.INJECTIVE}
     )

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import is_constant
-from .packing import pack, packed_run, tall
+from .expressions import OpPattern, is_dense_convolution
+from .packing import pack, packed_run
+from .padded_rows import padded_rows
 
 TILES = (2, 4)
 """The m that can be had."""
@@ -52,9 +53,6 @@ _WEIGHTS = {
     ],
 }
 """G of the paper: what three weights in a row or column become."""
-
-_OPAQUE, _FUSES_ELEMENTWISE = 8, 4
-"""TVM's kinds of operators: what the fusion may put behind one."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,10 @@ class Convolution:
 
 def winograd_convolution(call: Any) -> Convolution | None:
     """What a call of ``relax.nn.conv2d`` computes, if it can be done in this way."""
-    attributes = call.attrs
-    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
-    if layouts != ("NHWC", "HWIO", "NHWC") or int(attributes.groups) != 1:
+    attributes, (data, weights) = call.attrs, call.args
+    if not is_dense_convolution(call) or str(data.ty.dtype) != "float32":
         return None
     if any(int(number) != 1 for number in (*attributes.strides, *attributes.dilation)):
-        return None
-    data, weights = call.args
-    if not is_constant(weights) or str(data.ty.dtype) != "float32":
         return None
     batch, rows, columns, channels = (int(extent) for extent in data.ty.shape)
     down, along, _, filters = (int(extent) for extent in weights.ty.shape)
@@ -128,7 +122,8 @@ def emit(builder: Any, call: Any, convolution: Convolution, m: int) -> Any:
     from tvm import relax, te, tirx
 
     data, weights = call.args
-    points, tiles, computed = (m + 2) ** 2, convolution.count(m), tall(convolution.count(m))
+    points, tiles = (m + 2) ** 2, convolution.count(m)
+    computed = padded_rows(tiles)
     channels, filters = convolution.maps[2], convolution.outputs[2]
 
     def kernel(function: Any, source: Any, shape: tuple[int, ...], name: str) -> Any:
@@ -185,7 +180,7 @@ def winograd_input(
     X: T.Buffer({_sizes(convolution.batch, rows, columns, channels)}, "float32"),
     V: T.Buffer({_sizes(convolution.count(m), size**2, channels)}, "float32"),
 ):
-    T.func_attr({{"op_pattern": {_OPAQUE}, "tirx.noalias": True}})
+    T.func_attr({{"op_pattern": {OpPattern.OPAQUE}, "tirx.noalias": True}})
     for n, i, j, c in T.grid{_sizes(convolution.batch, down, along, channels)}:
         with T.sblock("winograd_input"):
             vn, vi, vj, vc = T.axis.remap("SSSS", [n, i, j, c])
@@ -225,10 +220,10 @@ def output_transform(convolution: Convolution, m: int) -> Any:
         f"""
 @T.prim_func(private=True, s_tir=True)
 def winograd_output(
-    M: T.Buffer({_sizes(tall(convolution.count(m)), size**2, filters)}, "float32"),
+    M: T.Buffer({_sizes(padded_rows(convolution.count(m)), size**2, filters)}, "float32"),
     Y: T.Buffer({_sizes(batch, rows, columns, filters)}, "float32"),
 ):
-    T.func_attr({{"op_pattern": {_FUSES_ELEMENTWISE}, "tirx.noalias": True}})
+    T.func_attr({{"op_pattern": {OpPattern.OUT_ELEMENTWISE_FUSABLE}, "tirx.noalias": True}})
 {whole if cut else ""}
     for n, i, j, f in T.grid{_sizes(batch, down, along, filters)}:
         with T.sblock("winograd_output"):

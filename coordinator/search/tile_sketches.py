@@ -82,7 +82,7 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     loops = replace(found, width=width, registers=registers, threads=threads)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
-        tile = _tile_of_more if _has_more(inlined) else _tile
+        tile = _tile_padded_rows if _has_padded_rows(inlined, found.spatial) else _tile
         sketches = [
             make_sketch(inlined, partial(tile, serial=serial, pad_place=place), serial, place)
             for serial in (False, True)
@@ -141,15 +141,17 @@ def _extents(schedule: Any, block: Any) -> tuple[int, ...]:
     return tuple(int(schedule.get(loop).extent) for loop in schedule.get_loops(block))
 
 
-def _has_more(inlined: Any) -> bool:
-    """Whether the reduction has more rows than are written (``frontend/products.py``)."""
+def _has_padded_rows(inlined: Any, computed: tuple[int, ...]) -> bool:
+    """Whether fewer rows are written than ``computed`` (``frontend/padded_rows.py``)."""
     schedule = inlined.copy()
+    consumers = schedule.get_consumers(_reduction_block(schedule))
+    return any(_extents(schedule, consumer) != computed for consumer in consumers)
+
+
+def _reduction_block(schedule: Any) -> Any:
+    """The only one."""
     (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
-    computed = _extents(schedule, block)
-    return any(
-        _extents(schedule, consumer) != computed[: len(_extents(schedule, consumer))]
-        for consumer in schedule.get_consumers(block)
-    )
+    return block
 
 
 def _last_spatial(block: Any) -> Any:
@@ -211,7 +213,7 @@ def _has_padding(inlined: Any) -> bool:
 
 def _tile(schedule: Any, serial: bool, pad_place: str) -> None:
     """The schedule itself; the factors that it draws on the way are thrown away."""
-    (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
+    block = _reduction_block(schedule)
     types = iteration_types(schedule, block)
     producers = list(schedule.get_producers(block))
     consumers = list(schedule.get_consumers(block))
@@ -238,22 +240,18 @@ def _tile(schedule: Any, serial: bool, pad_place: str) -> None:
     schedule.decompose_reduction(block, first)
 
 
-def _tile_of_more(schedule: Any, serial: bool, pad_place: str) -> None:
+def _tile_padded_rows(schedule: Any, serial: bool, pad_place: str) -> None:
     """The same where fewer rows are written than computed: the tile decides what is around it, and
-    what is written follows, with a condition on its rows."""
-    (block,) = (b for b in top_blocks(schedule) if REDUCTION in iteration_types(schedule, b))
+    what is written follows, with a condition on its rows. There is no padding of inputs to place,
+    see ``_find``."""
+    block = _reduction_block(schedule)
     types = iteration_types(schedule, block)
     (written,) = schedule.get_consumers(block)
     schedule.set_scope(block, 0, "local")
     count = types.count(SPATIAL)
     loops = schedule.get_loops(block)
     outer, inner, registers, vector = _split_loops(schedule, loops[:count])
-    reduction, unrolled = [], []
-    for loop in loops[count:]:
-        factors = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=64)
-        first, second = schedule.split(loop, factors)
-        reduction.append(first)
-        unrolled.append(second)
+    reduction, unrolled = _split_reductions(schedule, loops[count:])
     schedule.reorder(*outer, *inner, *reduction, *unrolled, *registers)
     schedule.vectorize(registers[-1])
     for loop in (*unrolled, *registers[:-1]):
@@ -298,15 +296,22 @@ def _split_reduction(schedule: Any, block: Any, types: Sequence[int], vector: Se
     """Reduction outside, registers inside, all of those unrolled; returns the outermost loop."""
     own = schedule.get_loops(block)[-len(types) :]
     spatial = [loop for loop, kind in zip(own, types, strict=True) if kind == SPATIAL]
-    serial, unrolled = [], []
-    for loop in (loop for loop, kind in zip(own, types, strict=True) if kind == REDUCTION):
-        factors = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=64)
-        first, second = schedule.split(loop, factors)
-        serial.append(first)
-        unrolled.append(second)
+    reductions = [loop for loop, kind in zip(own, types, strict=True) if kind == REDUCTION]
+    serial, unrolled = _split_reductions(schedule, reductions)
     row, lanes = schedule.split(spatial[-1], vector)
     schedule.reorder(*serial, *unrolled, *spatial[:-1], row, lanes)
     schedule.vectorize(lanes)
     for loop in (*unrolled, *spatial[:-1], row):
         schedule.unroll(loop)
     return serial[0]
+
+
+def _split_reductions(schedule: Any, loops: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Those that are run and those that are to be unrolled."""
+    serial, unrolled = [], []
+    for loop in loops:
+        factors = schedule.sample_perfect_tile(loop, n=2, max_innermost_factor=64)
+        first, second = schedule.split(loop, factors)
+        serial.append(first)
+        unrolled.append(second)
+    return serial, unrolled
