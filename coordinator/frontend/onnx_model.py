@@ -27,6 +27,7 @@ _LOOKS_LIKE = (
     (b"{", "JSON or text"),
     (b"<", "XML or HTML"),
 )
+_EXPORT = "give the file that the model was exported to as ONNX"
 
 _STANDARD_DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Domains whose operators the importer means by their names; it does not look at the domain."""
@@ -183,9 +184,9 @@ def _appearance(data: bytes) -> str:
     for start, meaning in _LOOKS_LIKE:
         if data.startswith(start):
             return f"looks like {meaning}"
-    if data[:256].isascii() and data[:256].decode().isprintable():
-        return "looks like text"
-    return f"is {len(data)} bytes without an ONNX graph"
+    if data[:256].isascii() and "".join(data[:256].decode().split()).isprintable():
+        return f"looks like text; {_EXPORT}"
+    return f"is {len(data)} bytes without an ONNX graph; {_EXPORT}"
 
 
 def _refuse_external_data(model: Any) -> None:
