@@ -15,6 +15,8 @@ from coordinator.experiments import EVALUATOR, Lab
 from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
+from coordinator.frontend.cpu_features import check_cpu
+from coordinator.frontend.target import cpu_flags
 from coordinator.learning import Learning
 from coordinator.limits import measure_limits
 from coordinator.results.engines import check_left_to_engine
@@ -97,6 +99,7 @@ class JobRunner:
             tasks = imported.all_tasks
             await asyncio.to_thread(self._log.set_tasks, self.job.job_id, tasks)
             device = await self._device()
+            check_cpu(await self._builders.run(cpu_flags, device.target_json), device)
             check_left_to_engine(imported.theirs, device)
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:

@@ -26,6 +26,7 @@ from protos.records import (
     MeasurementStatus,
     TensorSpec,
 )
+from protos.simd import simd_features
 
 # ------------------------------------------------------------------------------- verdicts
 
@@ -230,7 +231,7 @@ Model\t\t: Raspberry Pi 4 Model B Rev 1.4
 def test_a_pc_is_described() -> None:
     info = cpu.parse_cpuinfo(X86)
     assert info.model == "Intel(R) Core(TM) i7"
-    assert "smep" not in cpu.simd_features(info.features)
+    assert "smep" not in simd_features(info.features)
     target = cpu.default_target("x86_64", info, 4)
     assert target["mcpu"] == "x86-64-v3"
     assert target["num-cores"] == 4
@@ -239,7 +240,7 @@ def test_a_pc_is_described() -> None:
 def test_a_raspberry_pi_is_described() -> None:
     info = cpu.parse_cpuinfo(PI)
     assert info.model == "Raspberry Pi 4 Model B Rev 1.4"
-    assert cpu.simd_features(info.features) == ("asimd",)
+    assert simd_features(info.features) == ("asimd",)
     assert cpu.default_target("aarch64", info, 4)["mcpu"] == "cortex-a72"
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from coordinator.frontend.cpu_features import hidden_features, required_flags
+from coordinator.frontend.cpu_features import check_cpu, hidden_features, required_flags
 from coordinator.frontend.onnx_model import inspect_model
 from coordinator.frontend.target import architecture, cpu_flags, num_threads, resolve_target
-from protos.errors import BadModel, BadTarget
-from protos.records import Shape, TensorSpec
+from protos.errors import BadModel, BadTarget, JobFailed
+from protos.records import Device, Shape, TensorSpec
 from tests import models
 
 RELU = helper.make_node("Relu", ["x"], ["y"], "clamp")
@@ -174,3 +175,14 @@ def test_features_are_translated() -> None:
     assert required_flags(llvm, "x86_64") == ("abm", "avx512_vnni", "sse4_1")
     assert hidden_features(llvm, ("abm", "sse4_1"), "x86_64") == ("avx512vnni",)
     assert required_flags(("neon", "dotprod"), "aarch64") == ("asimd", "asimddp")
+
+
+def test_a_device_without_what_the_target_needs_is_refused_at_once() -> None:
+    target = '{"kind":"llvm","mcpu":"sapphirerapids","num-cores":2}'
+    device = Device("bench-1", target, "AMD EPYC", (0, 1), 2, cpu_features=("avx", "avx2", "fma"))
+    check_cpu(("adx", "avx2", "fma"), device)  # adx is no flag that a device reports
+    needed = ("avx2", "avx512f", "amx_tile")
+    with pytest.raises(JobFailed, match="needs amx_tile, avx512f, which the CPU of device bench-1"):
+        check_cpu(needed, device)
+    check_cpu(needed, replace(device, emulated=True))
+    check_cpu(needed, replace(device, cpu_features=()))

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from protos.errors import JobFailed
+from protos.records import Device
+from protos.simd import simd_features
+
 _X86 = {
     "adx": "adx",
     "aes": "aes",
@@ -81,6 +85,22 @@ def required_flags(llvm_features: Iterable[str], architecture: str) -> tuple[str
     """The flags that ``/proc/cpuinfo`` must show before code with these LLVM features may run."""
     table = _TABLES.get(architecture, {})
     return tuple(sorted(table[name] for name in set(llvm_features) if name in table))
+
+
+def check_cpu(flags: Iterable[str], device: Device) -> None:
+    """Raise JobFailed if code that needs these flags can't run on the device.
+
+    An emulated device shows the flags of the CPU below it, and a replay device runs nothing.
+    """
+    if device.emulated or not device.cpu_features:
+        return
+    missing = sorted(set(simd_features(flags)) - set(device.cpu_features))
+    if missing:
+        raise JobFailed(
+            f"code for the target {device.target_json} needs {', '.join(missing)}, which the CPU "
+            f"of device {device.name} ({device.cpu_model}) lacks; give the target that it has, or "
+            "auto on the device itself"
+        )
 
 
 def hidden_features(

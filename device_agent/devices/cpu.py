@@ -17,6 +17,7 @@ from typing import Any
 from device_agent import runtime
 from protos import engines, errors
 from protos.records import Device, canonical_json
+from protos.simd import simd_features
 
 CPUINFO = Path("/proc/cpuinfo")
 CPUS = Path("/sys/devices/system/cpu")
@@ -41,9 +42,6 @@ ARM_PARTS = {
     "0xd49": "neoverse-n2",
 }
 
-SIMD_PREFIXES = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi", "asimd", "neon", "sve")
-SIMD_FEATURES = {"popcnt", "abm", "fphp", "i8mm", "bf16", "fcma", "sme", "sme2", "vfpv4"}
-
 
 @dataclass(frozen=True)
 class CpuInfo:
@@ -67,15 +65,6 @@ def parse_cpuinfo(text: str) -> CpuInfo:
     )
     features = (values.get("flags") or values.get("Features") or "").split()
     return CpuInfo(model, tuple(sorted(features)), values.get("CPU part", ""))
-
-
-def simd_features(features: Sequence[str]) -> tuple[str, ...]:
-    """Those that decide which kernels run and how fast."""
-    return tuple(
-        feature
-        for feature in features
-        if feature in SIMD_FEATURES or feature.startswith(SIMD_PREFIXES)
-    )
 
 
 def default_target(machine: str, info: CpuInfo, num_cores: int) -> dict[str, Any]:
