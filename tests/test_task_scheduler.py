@@ -89,3 +89,16 @@ def test_trials_go_where_time_is_not_round_robin() -> None:
         batches[index] += 1
     assert batches[0] >= batches[1] > batches[2] >= batches[3]
     assert batches[3] <= 1
+
+
+def test_an_operator_that_wins_nothing_does_not_keep_the_others_from_their_batches() -> None:
+    """A simulated job: after two batches the heaviest is as fast as it gets."""
+    tasks = [TaskState(3, 150.0, 1e6)] + [TaskState(1, 50.0, 2e5) for _ in range(20)]
+    for _ in range(120):
+        index = choose(tasks)
+        assert index is not None
+        task = tasks[index]
+        after = task.best_us * (0.1, 0.9, 1.0)[min(len(task.best_after), 2)]
+        tasks[index] = replace(task, best_after=(*task.best_after, after))
+    assert min(len(task.best_after) for task in tasks) >= 3
+    assert len(tasks[0].best_after) == max(len(task.best_after) for task in tasks)
