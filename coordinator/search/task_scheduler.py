@@ -9,6 +9,7 @@ task has reached.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,7 @@ def _share(batches: int) -> float:
     """What the next batch should win after this many."""
     if batches < len(BATCH_SHARES):
         return BATCH_SHARES[batches]
-    return LATER_SHARE / batches**DECAY
+    return LATER_SHARE / math.pow(batches, DECAY)
 
 
 def choose(tasks: Sequence[TaskState]) -> int | None:
