@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .expressions import is_operator
+from .expressions import is_operator, tidied
 from .low_maps import low_map
 from .packing import packed_convolution
 from .products import product
+from .rows import layer_norm, softmax
 from .winograd import Convolution, emit, winograd_convolution
 
 WinogradTiles = Mapping[str, int]
@@ -25,7 +26,7 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
     import tvm
     from tvm import relax
 
-    names = ("relax.nn.conv2d", "relax.matmul")
+    names = ("relax.nn.conv2d", "relax.matmul", "relax.nn.softmax", "relax.nn.layer_norm")
     default = {name: tvm.ir.Op.get(name).get_attr("FLegalize") for name in names}
 
     def conv2d(builder: Any, call: Any) -> Any:
@@ -38,11 +39,22 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
         packed = packed_convolution(builder, call)
         return default["relax.nn.conv2d"](builder, call) if packed is None else packed
 
-    def matmul(builder: Any, call: Any) -> Any:
-        computed = product(builder, call)
-        return default["relax.matmul"](builder, call) if computed is None else computed
+    def ours_or_default(name: str, ours: Any) -> Any:
+        def emit_call(builder: Any, call: Any) -> Any:
+            computed = ours(builder, call)
+            return default[name](builder, call) if computed is None else computed
 
-    return relax.transform.LegalizeOps({"relax.nn.conv2d": conv2d, "relax.matmul": matmul})(module)
+        return emit_call
+
+    legalize = relax.transform.LegalizeOps(
+        {
+            "relax.nn.conv2d": conv2d,
+            "relax.matmul": ours_or_default("relax.matmul", product),
+            "relax.nn.softmax": ours_or_default("relax.nn.softmax", softmax),
+            "relax.nn.layer_norm": ours_or_default("relax.nn.layer_norm", layer_norm),
+        }
+    )
+    return tidied(legalize(module))
 
 
 def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:

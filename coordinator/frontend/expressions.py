@@ -69,7 +69,10 @@ def is_elementwise(call: Any) -> bool:
 
 
 def mutate(module: Any, visit: Any) -> Any:
-    """Each call that is bound to a variable, in order, through ``visit(mutator, call)``."""
+    """Each call that is bound to a variable, in order, through ``visit(mutator, call)``.
+
+    ``mutator.original`` is the call as it is in ``module``.
+    """
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
 
@@ -77,8 +80,12 @@ def mutate(module: Any, visit: Any) -> Any:
     class Mutator(PyExprMutator):  # type: ignore[misc]
         """Visits calls after their arguments."""
 
+        original: Any = None
+
         def visit_call_(self, call: Any) -> Any:
-            return visit(self, self.visit_expr_post_order(call))
+            visited = self.visit_expr_post_order(call)
+            self.original = call
+            return visit(self, visited)
 
     mutating = Mutator(module)
     for variable, function in module.functions_items():

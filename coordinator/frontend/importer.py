@@ -25,7 +25,7 @@ from .concats import dissolve_concats
 from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
 from .flat_maps import flatten_maps
-from .layouts import channels_last, lay_out_constants
+from .layouts import channels_last
 from .onnx_model import (
     cannot_import,
     fold,
@@ -36,9 +36,12 @@ from .onnx_model import (
 )
 from .parts import cut, open_shapes
 from .regions import region_starts, slices
-from .rewrite import multiply_by_reciprocals
+from .rewrite import multiply_by_reciprocals, split_up
 from .tasks import extract_tasks, merge_tasks
+from .transposes import lay_out_constants
+from .upsampling import as_products, sink_shuffles
 from .variants import Variant, find_variants, of_one_kind
+from .views import sink_reshapes
 
 log = logging.getLogger(__name__)
 
@@ -379,8 +382,9 @@ def _prepare(module: Any, target_json: str) -> Any:
         [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
     )
     with _lowering(target_json):
-        module = multiply_by_reciprocals(dequantise_constants(canonical(module)))
-        return flatten_maps(channels_last(dissolve_concats(lay_out_constants(module))))
+        module = multiply_by_reciprocals(dequantise_constants(canonical(split_up(module))))
+        module = as_products(dissolve_concats(lay_out_constants(module)))
+        return sink_reshapes(flatten_maps(sink_shuffles(channels_last(module))))
 
 
 def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:

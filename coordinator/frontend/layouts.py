@@ -2,7 +2,7 @@
 
 With channels last, neighbours in memory are channels, of which there are many and whose number is
 mostly a multiple of a vector's length; a feature map of 7 × 7 or 14 × 14 has rows that fill no
-vector. Weights are laid out ahead of time for what reads them.
+vector.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .expressions import is_constant, is_elementwise, is_operator, mutate, tidied
+from .expressions import is_constant, is_operator, mutate, shape_of, tidied
+from .transposes import TO_FIRST, TO_LAST, has_no_layout, sink_transposes
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ def channels_last(module: Any) -> Any:
     """The module with all two-dimensional convolutions in channels-last layout.
 
     Transposes are left where a convolution's neighbours need the other layout. A module without
-    such convolutions stays as it is, and so does one in which TVM's pass meets what it can't
-    convert.
+    such convolutions stays as it is. TVM's pass takes the neighbours along; where it meets what it
+    can't convert, each convolution is converted by itself.
     """
     import tvm
     from tvm import relax
@@ -39,13 +40,13 @@ def channels_last(module: Any) -> Any:
     convert = tvm.transform.Sequential(
         [relax.transform.ConvertLayout(CHANNELS_LAST), relax.transform.Normalize()]
     )
-    module = _clips_as_operators(module)
+    module = tidied(mutate(_clips_as_operators(module), _without_empty_slice))
     try:
         converted = convert(module)
     except tvm.error.InternalError as error:
-        log.warning("channels stay first: %s", str(error).strip().splitlines()[-1])
-        return module
-    return tidied(_sink_transposes(converted))
+        log.info("TVM's pass fails: %s", str(error).strip().splitlines()[-1])
+        converted = mutate(module, _last_by_itself)
+    return sink_transposes(converted)
 
 
 def _has_convolutions(module: Any) -> bool:
@@ -71,89 +72,48 @@ def _clips_as_operators(module: Any) -> Any:
             return call
         name = str(call.args[0].name_hint).rstrip("0123456789_")
         operands = list(call.args[1])
-        if name not in _CLIPS or len(operands) != 2 or not _has_no_layout(operands[1]):
+        if name not in _CLIPS or len(operands) != 2 or not has_no_layout(operands[1]):
             return call
         return getattr(relax.op, name)(*operands)
 
     return mutate(module, visit)
 
 
-def _sink_transposes(module: Any) -> Any:
-    """Behind what works element by element, where one meets its opposite and both go."""
-    from tvm import relax
-
-    def transposed(mutator: Any, expression: Any) -> Any | None:
-        """The transpose that a variable is bound to."""
-        bound = mutator.lookup_binding(expression) if isinstance(expression, relax.Var) else None
-        return bound if bound is not None and is_operator(bound, "relax.permute_dims") else None
-
-    def visit(mutator: Any, call: Any) -> Any:
-        laid_out = _laid_out(mutator, call)
-        if laid_out is not None:
-            return laid_out
-        if is_operator(call, "relax.permute_dims"):
-            before = transposed(mutator, call.args[0])
-            return call if before is None else _joined(before, call)
-        if not is_elementwise(call):
-            return call
-        moved = [transposed(mutator, argument) for argument in call.args]
-        axes = {tuple(int(axis) for axis in one.attrs.axes) for one in moved if one is not None}
-        others = [a for a, one in zip(call.args, moved, strict=True) if one is None]
-        if len(axes) != 1 or not all(map(_has_no_layout, others)):
-            return call
-        args = [a if one is None else one.args[0] for a, one in zip(call.args, moved, strict=True)]
-        inner = mutator.builder_.emit(relax.Call(call.op, args, call.attrs))
-        return relax.op.permute_dims(inner, list(axes.pop()))
-
-    return mutate(module, visit)
+def _without_empty_slice(_mutator: Any, call: Any) -> Any:
+    """TensorFlow's exporter writes slices of everything around one-dimensional convolutions."""
+    if not is_operator(call, "relax.strided_slice"):
+        return call
+    steps = call.args[4] if len(call.args) > 4 else ()
+    everything = shape_of(call) == shape_of(call.args[0])
+    return call.args[0] if everything and all(_is_one(step) for step in steps) else call
 
 
-def lay_out_constants(module: Any) -> Any:
-    """Reshapes and transposes of constants as constants; TVM would compile a kernel for each."""
-
-    def visit(mutator: Any, call: Any) -> Any:
-        laid_out = _laid_out(mutator, call)
-        return call if laid_out is None else laid_out
-
-    return mutate(module, visit)
+def _is_one(step: Any) -> bool:
+    return int(getattr(step, "value", 0)) == 1
 
 
-def _laid_out(mutator: Any, call: Any) -> Any | None:
+def _last_by_itself(mutator: Any, call: Any) -> Any:
+    """A convolution channels first as one channels last between two transposes."""
     import numpy as np
     from tvm import relax
 
-    transposes = is_operator(call, "relax.permute_dims")
-    if not transposes and not is_operator(call, "relax.reshape"):
-        return None
-    source = call.args[0]
-    if isinstance(source, relax.Var):
-        source = mutator.lookup_binding(source)
-    if not is_constant(source):
-        return None
-    value = source.value.numpy()
-    if transposes:
-        value = value.transpose([int(axis) for axis in call.attrs.axes])
-    else:
-        value = value.reshape([int(extent) for extent in call.args[1].values])
-    return relax.const(np.ascontiguousarray(value))
-
-
-def _joined(first: Any, second: Any) -> Any:
-    """Two transposes as one, or as none."""
-    from tvm import relax
-
-    inner = [int(axis) for axis in first.attrs.axes]
-    axes = [inner[int(axis)] for axis in second.attrs.axes]
-    if axes == sorted(axes):
-        return first.args[0]
-    return relax.op.permute_dims(first.args[0], axes)
-
-
-def _has_no_layout(expression: Any) -> bool:
-    """Whether it is a number, or a tensor of one element."""
-    from tvm import relax
-
-    kind = getattr(expression, "ty", None)
-    if not isinstance(kind, relax.TensorType):
-        return not isinstance(kind, relax.TupleType)
-    return kind.shape is not None and all(int(extent) == 1 for extent in kind.shape)
+    if not is_operator(call, "relax.nn.conv2d"):
+        return call
+    attributes, (data, weights) = call.attrs, call.args
+    layouts = (attributes.data_layout, attributes.kernel_layout, attributes.out_layout)
+    if layouts != ("NCHW", "OIHW", "NCHW") or not is_constant(weights):
+        return call
+    laid_out = np.ascontiguousarray(weights.value.numpy().transpose(2, 3, 1, 0))
+    made = relax.op.nn.conv2d(
+        mutator.builder_.emit(relax.op.permute_dims(data, TO_LAST)),
+        relax.const(laid_out),
+        strides=attributes.strides,
+        padding=attributes.padding,
+        dilation=attributes.dilation,
+        groups=attributes.groups,
+        data_layout="NHWC",
+        kernel_layout="HWIO",
+        out_layout="NHWC",
+        out_dtype=attributes.out_dtype,
+    )
+    return relax.op.permute_dims(mutator.builder_.emit(made), TO_FIRST)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .expressions import is_constant, is_operator, mutate, shape_of, tidied
+
 _ROUNDING = frozenset(("quantize", "round", "floor", "ceil", "trunc", "astype", "floor_divide"))
 """Operators after which one unit in the last place can be a whole step."""
 
@@ -14,6 +16,56 @@ _TRANSPARENT = frozenset(
     )
 )
 """Operators that hand an error on to the next one as it is."""
+
+
+def split_up(module: Any) -> Any:
+    """Batch normalisation with constants as a product and a sum, and a split as slices.
+
+    What is done behind either is fused with it then: TVM's kernel for a split has several outputs,
+    and its four operators for a normalisation take constants that it computes in each run.
+    """
+    return tidied(mutate(module, _split_up))
+
+
+def _split_up(mutator: Any, call: Any) -> Any:
+    from tvm import relax
+
+    made: list[Any] = []
+    if is_operator(call, "relax.nn.batch_norm") and all(map(is_constant, call.args[1:])):
+        made = [_normalised(mutator, call), *call.args[3:]]
+    elif is_operator(call, "relax.split"):
+        made = _slices(call)
+    return relax.Tuple([mutator.builder_.emit(one) for one in made]) if made else call
+
+
+def _normalised(mutator: Any, call: Any) -> Any:
+    import numpy as np
+    from tvm import relax
+
+    attributes, (data, *constants) = call.attrs, call.args
+    gamma, beta, mean, variance = (c.value.numpy().astype(np.float64) for c in constants)
+    factor = 1 / np.sqrt(variance + float(attributes.epsilon))
+    factor = factor * gamma if attributes.scale else factor
+    summand = (beta if attributes.center else 0.0) - mean * factor
+    axis = int(attributes.axis) % len(shape_of(data))
+    shape = [extent if a == axis else 1 for a, extent in enumerate(shape_of(data))]
+    dtype = str(data.ty.dtype)
+    scaled = relax.op.multiply(data, relax.const(factor.reshape(shape).astype(dtype)))
+    return relax.op.add(
+        mutator.builder_.emit(scaled), relax.const(summand.reshape(shape).astype(dtype))
+    )
+
+
+def _slices(call: Any) -> list[Any]:
+    from tvm import relax
+
+    axis = int(call.attrs.axis)
+    slices, begin = [], 0
+    for part in call.ty.fields:
+        end = begin + int(part.shape[axis])
+        slices.append(relax.op.strided_slice(call.args[0], [axis], [begin], [end]))
+        begin = end
+    return slices
 
 
 def multiply_by_reciprocals(module: Any) -> Any:

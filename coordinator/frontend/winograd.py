@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from .expressions import OpPattern, is_dense_convolution
+from .kernel_text import parsed, sizes
 from .packing import pack, packed_run
 from .padded_rows import padded_rows
 
@@ -69,8 +70,8 @@ class Convolution:
     @property
     def key(self) -> str:
         """The same for the same convolution."""
-        sizes = "x".join(map(str, (self.batch, *self.maps, *self.outputs)))
-        return f"{sizes}+{self.top}+{self.left}"
+        extents = "x".join(map(str, (self.batch, *self.maps, *self.outputs)))
+        return f"{extents}+{self.top}+{self.left}"
 
     def tiles(self, m: int) -> tuple[int, int]:
         """Down and along; the last ones may reach over the edge."""
@@ -173,15 +174,15 @@ def input_transform(convolution: Convolution, m: int) -> Any:
     ]
     for point, value in enumerate(itertools.chain(*body.both_ways(_INPUT[m], read))):
         body.store(f"V[{tile}, {point}, vc]", value)
-    return _parsed(
+    return parsed(
         f"""
 @T.prim_func(private=True, s_tir=True)
 def winograd_input(
-    X: T.Buffer({_sizes(convolution.batch, rows, columns, channels)}, "float32"),
-    V: T.Buffer({_sizes(convolution.count(m), size**2, channels)}, "float32"),
+    X: T.Buffer({sizes(convolution.batch, rows, columns, channels)}, "float32"),
+    V: T.Buffer({sizes(convolution.count(m), size**2, channels)}, "float32"),
 ):
     T.func_attr({{"op_pattern": {OpPattern.OPAQUE}, "tirx.noalias": True}})
-    for n, i, j, c in T.grid{_sizes(convolution.batch, down, along, channels)}:
+    for n, i, j, c in T.grid{sizes(convolution.batch, down, along, channels)}:
         with T.sblock("winograd_input"):
             vn, vi, vj, vc = T.axis.remap("SSSS", [n, i, j, c])
             T.reads(X[vn, 0:{rows}, 0:{columns}, vc])
@@ -208,24 +209,24 @@ def output_transform(convolution: Convolution, m: int) -> Any:
     for a, row in enumerate(body.both_ways(_OUTPUT[m], read)):
         for b, value in enumerate(row):
             body.store(f"{written}[vn, vi * {m} + {a}, vj * {m} + {b}, vf]", value)
-    sizes = _sizes(batch, down * m, along * m, filters)
-    whole = f'    W = T.sblock_alloc_buffer({sizes}, "float32")'
+    extents = sizes(batch, down * m, along * m, filters)
+    whole = f'    W = T.sblock_alloc_buffer({extents}, "float32")'
     edge = f"""
-    for n, i, j, f in T.grid{_sizes(batch, rows, columns, filters)}:
+    for n, i, j, f in T.grid{sizes(batch, rows, columns, filters)}:
         with T.sblock("winograd_edge"):
             vn, vi, vj, vf = T.axis.remap("SSSS", [n, i, j, f])
             Y[vn, vi, vj, vf] = W[vn, vi, vj, vf]
 """
-    return _parsed(
+    return parsed(
         f"""
 @T.prim_func(private=True, s_tir=True)
 def winograd_output(
-    M: T.Buffer({_sizes(padded_rows(convolution.count(m)), size**2, filters)}, "float32"),
-    Y: T.Buffer({_sizes(batch, rows, columns, filters)}, "float32"),
+    M: T.Buffer({sizes(padded_rows(convolution.count(m)), size**2, filters)}, "float32"),
+    Y: T.Buffer({sizes(batch, rows, columns, filters)}, "float32"),
 ):
     T.func_attr({{"op_pattern": {OpPattern.OUT_ELEMENTWISE_FUSABLE}, "tirx.noalias": True}})
 {whole if cut else ""}
-    for n, i, j, f in T.grid{_sizes(batch, down, along, filters)}:
+    for n, i, j, f in T.grid{sizes(batch, down, along, filters)}:
         with T.sblock("winograd_output"):
             vn, vi, vj, vf = T.axis.remap("SSSS", [n, i, j, f])
             T.reads(M[{tile}, 0:{size**2}, vf])
@@ -240,11 +241,6 @@ def _tile(convolution: Convolution, m: int) -> str:
     """The number of the tile at (vn, vi, vj)."""
     down, along = convolution.tiles(m)
     return f"(vn * {down} + vi) * {along} + vj"
-
-
-def _sizes(*numbers: int) -> str:
-    """As TVM writes the shapes of the kernels that it makes by itself."""
-    return f"({', '.join(f'T.int64({number})' for number in numbers)})"
 
 
 def _inside(index: str, extent: int) -> str:
@@ -321,9 +317,3 @@ _INPUT = {2: _input_2, 4: _input_4}
 
 _OUTPUT = {2: _output_2, 4: _output_4}
 """The paper's Aᵀ, of m + 2 values to m."""
-
-
-def _parsed(source: str) -> Any:
-    from tvm.script import from_source
-
-    return from_source(source)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.search.row_sketches import row_tiling
 from coordinator.search.tile_sketches import register_tiling
 from coordinator.search.transform_sketches import transform_tiling
 from cost_model.features import Features, candidate_features
@@ -77,9 +78,9 @@ class Evolution:
         self._postprocs = list(generator.postprocs)
         self._mutators = list(generator.mutator_probs)
         self._weights = [float(generator.mutator_probs[mutator]) for mutator in self._mutators]
-        self._tiling = register_tiling(module, target, self._random) or transform_tiling(
-            module, target, self._random
-        )
+        tilings = (register_tiling, transform_tiling, row_tiling)
+        found = (tiling(module, target, self._random) for tiling in tilings)
+        self._tiling = next((one for one in found if one is not None), None)
         self._seen: set[int] = set()
 
     def _seed(self) -> int:

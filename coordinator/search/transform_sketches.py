@@ -16,6 +16,7 @@ from typing import Any
 
 from coordinator.frontend.cpu_features import vector_lanes
 from coordinator.search.register_tiles import MIN_LANES, divisors
+from coordinator.search.row_sketches import has_loops
 from coordinator.search.sketches import (
     SPATIAL,
     Sketch,
@@ -88,7 +89,7 @@ def _channels(inlined: Any) -> int | None:
     from tvm.tirx import SeqStmt
 
     block, *others = top_blocks(inlined)
-    if not isinstance(inlined.get(block).body, SeqStmt):
+    if not isinstance(inlined.get(block).body, SeqStmt) or has_loops(inlined, block):
         return None
     if set(iteration_types(inlined, block)) != {SPATIAL}:
         return None
