@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from coordinator.frontend.importer import import_model
 from tests.kernels import target_json
 from tests.models import make_model
+from tests.test_frontend_layouts import compare
 
 TARGET = target_json(1)
 
@@ -55,3 +56,26 @@ def test_integers_and_divisors_without_a_reciprocal_are_left_alone() -> None:
     assert "div" in integer.lower() or "//" in integer
     subnormal = _kernels(_imported(_divided(np.float32(1e-42))))  # 1e42 is no float32
     assert " / " in subnormal
+
+
+def test_a_normalisation_is_a_product_and_a_sum() -> None:
+    generator = np.random.default_rng(0)
+    constants = {name: generator.random(4).astype(np.float32) + 0.5 for name in "abmv"}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("BatchNormalization", ["r", *constants], ["y"]),
+    ]
+    shape = [2, 4, 3, 5]
+    (task,) = compare(make_model(nodes, {"x": shape}, {"y": shape}, constants)).tasks
+    assert task.name == "fused_relu_multiply_add"
+
+
+def test_the_pieces_of_a_split_are_fused_with_what_reads_them() -> None:
+    nodes = [
+        helper.make_node("Split", ["x", "sizes"], ["a", "b"], axis=-1),
+        helper.make_node("Sigmoid", ["b"], ["s"]),
+        helper.make_node("Mul", ["a", "s"], ["y"]),
+    ]
+    data = make_model(nodes, {"x": [2, 3, 8]}, {"y": [2, 3, 4]}, {"sizes": np.array([4, 4])})
+    (task,) = compare(data).tasks
+    assert [arg.shape for arg in task.args] == [(2, 3, 8), (2, 3, 4)]

@@ -26,6 +26,7 @@ from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
 from .flat_maps import flatten_maps
 from .layouts import channels_last
+from .one_hot import look_up
 from .onnx_model import (
     cannot_import,
     fold,
@@ -382,7 +383,7 @@ def _prepare(module: Any, target_json: str) -> Any:
         [relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings()]
     )
     with _lowering(target_json):
-        module = multiply_by_reciprocals(dequantise_constants(canonical(split_up(module))))
+        module = multiply_by_reciprocals(dequantise_constants(canonical(split_up(look_up(module)))))
         module = as_products(dissolve_concats(lay_out_constants(module)))
         return sink_reshapes(flatten_maps(sink_shuffles(channels_last(module))))
 

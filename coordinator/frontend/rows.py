@@ -47,8 +47,8 @@ def layer_norm(builder: Any, call: Any) -> Any | None:
 
 
 def _fits(data: Any) -> bool:
-    length = shape_of(data)[-1]
-    return str(data.ty.dtype) == "float32" and LANES <= length <= MOST_NUMBERS
+    *outer, length = shape_of(data)
+    return bool(outer) and str(data.ty.dtype) == "float32" and LANES <= length <= MOST_NUMBERS
 
 
 def _before_cut(builder: Any, data: Any) -> Any:
