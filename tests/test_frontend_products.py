@@ -13,7 +13,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
-from coordinator.frontend.convolutions import legalize_convolutions
+from coordinator.frontend.legalization import legalize
 from coordinator.frontend.padded_rows import padded_rows
 from coordinator.frontend.products import padded_columns
 from coordinator.search.tile_sketches import register_tiling
@@ -48,7 +48,7 @@ def product(left: tuple[int, ...], right: Any, bias: bool) -> Any:
             result = builder.emit_output(value)
         builder.emit_func_output(result)
     with tvm.target.Target(json.loads(TARGET)):
-        return relax.get_pipeline("zero")(legalize_convolutions(builder.get(), {}))
+        return relax.get_pipeline("zero")(legalize(builder.get(), {}))
 
 
 def outputs(module: Any, *arrays: Any) -> Any:
@@ -107,7 +107,7 @@ def convolution(size: int, kernel: int, stride: int) -> Any:
             result = builder.emit_output(relax.op.nn.relu(value))
         builder.emit_func_output(result)
     with tvm.target.Target(json.loads(TARGET)):
-        return relax.get_pipeline("zero")(legalize_convolutions(builder.get(), {}))
+        return relax.get_pipeline("zero")(legalize(builder.get(), {}))
 
 
 MATRIX = np.random.default_rng(0).standard_normal((24, 32), np.float32)

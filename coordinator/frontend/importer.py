@@ -22,10 +22,10 @@ from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
 from .concats import dissolve_concats
-from .convolutions import WinogradTiles, legalize_convolutions
 from .dequantised import dequantise_constants
 from .flat_maps import flatten_maps
 from .layouts import channels_last
+from .legalization import WinogradTiles, legalize
 from .one_hot import look_up
 from .onnx_model import (
     cannot_import,
@@ -393,7 +393,7 @@ def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:
     from tvm import relax
 
     with _lowering(target_json):
-        return relax.get_pipeline("zero")(legalize_convolutions(prepared, winograd))
+        return relax.get_pipeline("zero")(legalize(prepared, winograd))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from protos.records import Task
 
-from .convolutions import WinogradTiles, winograd_choices
+from .legalization import WinogradTiles, winograd_choices
 from .tasks import extract_tasks
 
 

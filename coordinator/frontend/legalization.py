@@ -1,8 +1,9 @@
-"""How convolutions are computed: which algorithm each becomes when the operators are lowered.
+"""How each operator is computed: what it becomes when operators are lowered to kernels.
 
-Directly, with packed weights; over the rows that there are where maps are lower than kernels
-(``low_maps``); or with fewer multiplications (``winograd``), where it was asked for: what is faster
-is for the device to say. Matrix products are in ``products``.
+A convolution directly, with packed weights; over the rows that there are where maps are lower than
+kernels (``low_maps``); or with fewer multiplications (``winograd``), where it was asked for: what
+is faster is for the device to say. Matrix products are in ``products``, softmax and layer
+normalisation in ``rows``; all others are TVM's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WinogradTiles = Mapping[str, int]
 """The m of F(m×m, 3×3) by ``Convolution.key``; those that are not in it are computed directly."""
 
 
-def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
+def legalize(module: Any, winograd: WinogradTiles) -> Any:
     """Lower all operators, convolutions as wanted."""
     import tvm
     from tvm import relax
@@ -46,7 +47,7 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
 
         return emit_call
 
-    legalize = relax.transform.LegalizeOps(
+    lower = relax.transform.LegalizeOps(
         {
             "relax.nn.conv2d": conv2d,
             "relax.matmul": ours_or_default("relax.matmul", product),
@@ -54,7 +55,7 @@ def legalize_convolutions(module: Any, winograd: WinogradTiles) -> Any:
             "relax.nn.layer_norm": ours_or_default("relax.nn.layer_norm", layer_norm),
         }
     )
-    return tidied(legalize(module))
+    return tidied(lower(module))
 
 
 def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:
