@@ -21,6 +21,7 @@ from typing import Any
 from protos.errors import BadModel
 from protos.records import Shape, Task, TensorSpec
 
+from .chains import merged
 from .concats import dissolve_concats
 from .dequantised import dequantise_constants
 from .flat_maps import flatten_maps
@@ -393,7 +394,7 @@ def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:
     from tvm import relax
 
     with _lowering(target_json):
-        return relax.get_pipeline("zero")(legalize(prepared, winograd))
+        return merged(relax.get_pipeline("zero")(legalize(prepared, winograd)))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .chains import chained, find_chains
 from .expressions import is_operator, tidied
 from .low_maps import low_map
 from .packing import packed_convolution
@@ -19,11 +20,15 @@ from .rows import layer_norm, softmax
 from .winograd import Convolution, emit, winograd_convolution
 
 WinogradTiles = Mapping[str, int]
-"""The m of F(m×m, 3×3) by ``Convolution.key``; those that are not in it are computed directly."""
+"""The m of F(m×m, 3×3) by ``Convolution.key``, and ``CHAINED`` by ``Chain.key``; convolutions that
+are not in it are computed directly, each in a kernel of its own."""
+
+CHAINED = 1
+"""In place of an m: a chain in one kernel."""
 
 
 def legalize(module: Any, winograd: WinogradTiles) -> Any:
-    """Lower all operators, convolutions as wanted."""
+    """Lower all operators, convolutions as wanted; chains become two kernels (``merged``)."""
     import tvm
     from tvm import relax
 
@@ -55,11 +60,11 @@ def legalize(module: Any, winograd: WinogradTiles) -> Any:
             "relax.nn.layer_norm": ours_or_default("relax.nn.layer_norm", layer_norm),
         }
     )
-    return tidied(lower(module))
+    return tidied(lower(chained(module, winograd)))
 
 
-def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:
-    """The convolutions of a module, each kind once, with every m that may make it faster."""
+def choices(module: Any) -> list[tuple[str, int]]:
+    """The keys of convolutions and chains, each kind once, with all that may make it faster."""
     from tvm import relax
 
     found: dict[str, Convolution] = {}
@@ -73,4 +78,8 @@ def winograd_choices(module: Any) -> list[tuple[Convolution, int]]:
     for function in module.functions.values():
         if isinstance(function, relax.Function):
             relax.analysis.post_order_visit(function, look)
-    return [(one, m) for one in found.values() for m in one.worthwhile()]
+    chains = dict.fromkeys(chain.key for chain in find_chains(module))
+    return [
+        *((key, m) for key, one in found.items() for m in one.worthwhile()),
+        *((key, CHAINED) for key in chains),
+    ]

@@ -9,13 +9,14 @@ from typing import Any
 
 from protos.records import Task
 
-from .legalization import WinogradTiles, winograd_choices
+from .legalization import WinogradTiles, choices
 from .tasks import extract_tasks
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Another algorithm for all convolutions of one kind: F(m×m, 3×3) with ``tile`` for m.
+    """Another algorithm for all convolutions of one kind, F(m×m, 3×3) with ``tile`` for m, or one
+    kernel for all chains of one kind, ``CHAINED``.
 
     ``change`` says how many calls of each workload the model has more with it than with direct
     convolutions, or fewer.
@@ -36,13 +37,13 @@ def find_variants(
     own = {task.workload_key: task.weight for task in tasks}
     found: list[Variant] = []
     made: dict[str, Task] = {}
-    for convolution, m in winograd_choices(prepared):
+    for key, m in choices(prepared):
         change = Counter({key: -weight for key, weight in own.items()})
-        for task in extract_tasks(lower({convolution.key: m}), (*tasks, *made.values())):
+        for task in extract_tasks(lower({key: m}), (*tasks, *made.values())):
             change[task.workload_key] += task.weight
             if task.workload_key not in own:
                 made[task.workload_key] = replace(task, weight=0)
-        found.append(Variant(convolution.key, m, {key: n for key, n in change.items() if n}))
+        found.append(Variant(key, m, {key: n for key, n in change.items() if n}))
     return found, tuple(made.values())
 
 

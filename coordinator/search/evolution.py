@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.search.chain_sketches import chain_tiling
 from coordinator.search.row_sketches import row_tiling
 from coordinator.search.tile_sketches import register_tiling
 from coordinator.search.transform_sketches import transform_tiling
@@ -78,7 +79,7 @@ class Evolution:
         self._postprocs = list(generator.postprocs)
         self._mutators = list(generator.mutator_probs)
         self._weights = [float(generator.mutator_probs[mutator]) for mutator in self._mutators]
-        tilings = (register_tiling, transform_tiling, row_tiling)
+        tilings = (register_tiling, transform_tiling, row_tiling, chain_tiling)
         found = (tiling(module, target, self._random) for tiling in tilings)
         self._tiling = next((one for one in found if one is not None), None)
         self._seen: set[int] = set()

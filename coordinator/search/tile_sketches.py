@@ -78,7 +78,7 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
     found = _find(inlined)
     if found is None:
         return None
-    width, registers, threads = _cpu(target)
+    width, registers, threads = cpu(target)
     loops = replace(found, width=width, registers=registers, threads=threads)
     places = PAD_PLACES if _has_padding(inlined) else PAD_PLACES[:1]
     try:
@@ -94,7 +94,7 @@ def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTil
         return None
 
 
-def _cpu(target: Any) -> tuple[int, int, int]:
+def cpu(target: Any) -> tuple[int, int, int]:
     """What ``Loops`` says of a CPU: elements in the widest vector, registers, threads."""
     lanes = vector_lanes(target)
     threads = int(target.attrs["num-cores"])
@@ -123,8 +123,8 @@ def _find(inlined: Any) -> Loops | None:
     reduction = tuple(e for e, t in zip(extents, types, strict=True) if t == REDUCTION)
     if spatial[-1] < MIN_LANES or types != sorted(types):
         return None
-    runs = _runs(schedule.get(block), spatial[-1])
-    if runs is None:
+    run = runs(schedule.get(block), spatial[-1])
+    if run is None:
         return None
     for consumer in consumers:
         own = _extents(schedule, consumer)
@@ -134,7 +134,7 @@ def _find(inlined: Any) -> Loops | None:
             return None
         if any(written > computed for written, computed in zip(own, spatial, strict=True)):
             return None
-    return Loops(spatial, reduction, 0, 0, 0, _strided(schedule.get(block)), runs)
+    return Loops(spatial, reduction, 0, 0, 0, _strided(schedule.get(block)), run)
 
 
 def _extents(schedule: Any, block: Any) -> tuple[int, ...]:
@@ -175,22 +175,22 @@ def _strided(block: Any) -> bool:
     return False
 
 
-def _runs(block: Any, extent: int) -> int | None:
+def runs(block: Any, extent: int) -> int | None:
     """How many neighbours of the last spatial loop are neighbours in all that is read: all of its
     ``extent``, or as many as packed weights have in one piece; None if they are not even that."""
     from tvm.tirx import Evaluate
     from tvm.tirx.analysis import undefined_vars
 
     last = _last_spatial(block)
-    runs = extent
+    found = extent
     for read in block.reads:
         for dimension in list(read.region)[:-1]:
             if any(last.same_as(variable) for variable in undefined_vars(Evaluate(dimension.min))):
                 packed = _divisor(dimension.min, last, "FloorDiv")
-                if packed is None or runs % packed:
+                if packed is None or found % packed:
                     return None
-                runs = packed
-    return runs
+                found = packed
+    return found
 
 
 def _divisor(index: Any, variable: Any, operation: str) -> int | None:
