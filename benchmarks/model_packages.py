@@ -106,9 +106,9 @@ def own_packages(
         }
     finally:
         tuning_log.close()
-    winograd = _winograd(imported, known)
-    if winograd:
-        imported = import_model(model, shapes, target, winograd)
+    algorithms = _algorithms(imported, known)
+    if algorithms:
+        imported = import_model(model, shapes, target, algorithms)
     known = {task.workload_key: known[task.workload_key] for task in imported.tasks}
     used = [one for name, one in engines_used(device).items() if name == REFERENCE_ENGINE]
     described = replace(
@@ -123,7 +123,7 @@ def own_packages(
     return found
 
 
-def _winograd(
+def _algorithms(
     imported: ImportedModel, known: Mapping[str, Sequence[Evidence]]
 ) -> Mapping[str, int]:
     """The algorithms that a job chooses, by the latencies of its search."""
@@ -133,7 +133,7 @@ def _winograd(
     }
     direct = {task.workload_key: task.weight for task in imported.all_tasks}
     found = {key: Known(us, 0) for key, us in best_us.items() if us is not None}
-    return compose(direct, imported.variants, found).winograd
+    return compose(direct, imported.variants, found).algorithms
 
 
 def _described(manifest: Mapping[str, Any]) -> Manifest:

@@ -155,14 +155,14 @@ class JobRunner:
         return result
 
     async def _import(
-        self, model: bytes, winograd: Mapping[str, int] | None = None
+        self, model: bytes, algorithms: Mapping[str, int] | None = None
     ) -> ImportedModel:
         from coordinator.frontend.importer import import_model
 
         spec = self.job.spec
         with self._clock.stage("import"):
             imported: ImportedModel = await self._builders.run(
-                import_model, model, spec.shapes, spec.target_json, winograd
+                import_model, model, spec.shapes, spec.target_json, algorithms
             )
         if not imported.tasks:
             raise JobFailed("the model has no operator that could be tuned")
@@ -284,11 +284,11 @@ class JobRunner:
             await measure_limits(self.job.job_id, device, self._fleet, self._builders, self._log)
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
-        winograd = self._tuner.winograd if self._tuner is not None else {}
+        algorithms = self._tuner.algorithms if self._tuner is not None else {}
         models = [imported]
-        if winograd:
+        if algorithms:
             await self._set(stage="importing the model with what was fastest", remaining_s=None)
-            models = [await self._import(model, winograd), imported]
+            models = [await self._import(model, algorithms), imported]
         finisher = Finisher(self.job, model, models, device, self._log, self._fleet, self._builders)
 
         async def stage(text: str) -> None:

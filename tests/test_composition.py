@@ -22,18 +22,18 @@ TUNED = {
 def test_without_variants_the_model_is_what_it_was() -> None:
     made = compose(DIRECT, [], TUNED)
     assert dict(made.weights) == dict(made.stakes) == DIRECT
-    assert not made.winograd
+    assert not made.algorithms
 
 
 def test_the_fastest_algorithm_is_in_the_model() -> None:
     made = compose(DIRECT, [F4], TUNED)
-    assert made.winograd == {"56x56": 4}
+    assert made.algorithms == {"56x56": 4}
     assert dict(made.weights) == {"conv": 0, "pool": 1, "input": 3, "products": 3, "output": 3}
 
 
 def test_a_slower_algorithm_is_not() -> None:
     made = compose(DIRECT, [F4], {**TUNED, "products": Known(900.0, 10)})
-    assert not made.winograd
+    assert not made.algorithms
     assert dict(made.weights) == DIRECT
 
 
@@ -46,21 +46,21 @@ def test_what_can_not_win_any_more_is_worth_nothing() -> None:
 
 def test_what_may_still_win_is_worth_half() -> None:
     made = compose(DIRECT, [F4], {**TUNED, "conv": Known(1000.0, 1)})
-    assert made.winograd == {"56x56": 4}
+    assert made.algorithms == {"56x56": 4}
     assert made.stakes["conv"] == 3 * BEHIND_STAKE
 
 
 def test_nothing_is_ruled_out_before_it_was_tuned() -> None:
     untuned = {**TUNED, **{key: Known(1e6, 0) for key in ("input", "products", "output")}}
     made = compose(DIRECT, [F4], untuned)
-    assert not made.winograd
+    assert not made.algorithms
     assert made.stakes["products"] == 3 * BEHIND_STAKE
 
 
 def test_an_algorithm_with_a_kernel_that_can_not_be_timed_is_left_out() -> None:
     known = {key: value for key, value in TUNED.items() if key != "input"}
     made = compose(DIRECT, [F4], known)
-    assert not made.winograd
+    assert not made.algorithms
     assert made.stakes["products"] == made.weights["products"] == 0
 
 
@@ -68,7 +68,7 @@ def test_each_kind_of_convolution_is_decided_alone() -> None:
     other = Variant("7x7", 2, {"conv7": -1, "input7": 1, "products7": 1, "output7": 1})
     known = TUNED | {key: Known(100.0, 10) for key in other.change}
     made = compose({**DIRECT, "conv7": 1}, [F4, other], known)
-    assert made.winograd == {"56x56": 4}
+    assert made.algorithms == {"56x56": 4}
     assert made.weights["conv7"] == 1
     assert made.weights["products7"] == 0
 
@@ -80,7 +80,7 @@ def test_of_several_variants_the_fastest_is_taken() -> None:
         "output2": Known(10.0, 9),
     }
     made = compose(DIRECT, [F4, F2], known)
-    assert made.winograd == {"56x56": 2}
+    assert made.algorithms == {"56x56": 2}
     assert made.weights["products2"] == 3
     assert made.weights["products"] == 0
 

@@ -143,7 +143,7 @@ def test_an_algorithm_that_was_faster_is_left_out_if_it_is_wrong(tmp_path: Path)
     assert second.returncode == 0, second.stderr
     result = json.loads(second.stdout)
     assert not [task["name"] for task in result["tasks"] if "winograd" in task["name"]]
-    assert "with Winograd's algorithm for 1 kinds of convolutions, is left out" in second.stderr
+    assert "with other algorithms for 1 kinds of convolutions, is left out" in second.stderr
     x = use_package(Path(result["package"]), tmp_path, "conv", (1, 16, 16, 16))
     (expected,) = onnxruntime.InferenceSession(data).run(None, {"x": x})
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)

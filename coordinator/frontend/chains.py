@@ -29,7 +29,7 @@ from .transposes import has_no_layout
 MIN_BYTES = 256 << 10
 """Of what goes from one to the other: less stays in the caches anyway."""
 
-MOST_PADDING = 1.2
+MOST_PADDING = 1.35
 """How many times as many places as the map has may be computed."""
 
 _FIRST, _SECOND = "pointwise_of_chain", "depthwise_of_chain"

@@ -26,7 +26,7 @@ from .concats import dissolve_concats
 from .dequantised import dequantise_constants
 from .flat_maps import flatten_maps
 from .layouts import channels_last
-from .legalization import WinogradTiles, legalize
+from .legalization import Algorithms, legalize
 from .one_hot import look_up
 from .onnx_model import (
     cannot_import,
@@ -84,7 +84,7 @@ class ImportedModel:
     """A model ready to be tuned and compiled: its parts in the order in which they run.
 
     ``tasks`` are those of all parts; ``theirs`` names the operators that ONNX Runtime runs.
-    ``winograd`` are the convolutions that are not computed directly; ``variants`` could be had
+    ``algorithms`` says how what is not computed directly is; ``variants`` could be had
     instead of direct ones, with ``variant_tasks``, which the model does not have as it is.
     """
 
@@ -94,7 +94,7 @@ class ImportedModel:
     outputs: tuple[Tensor, ...]
     stage_s: Mapping[str, float]
     theirs: tuple[str, ...] = ()
-    winograd: WinogradTiles = field(default_factory=dict)
+    algorithms: Algorithms = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
     variant_tasks: tuple[Task, ...] = ()
 
@@ -122,12 +122,12 @@ def import_model(
     data: bytes,
     shapes: Mapping[str, Shape],
     target_json: str,
-    winograd: WinogradTiles | None = None,
+    algorithms: Algorithms | None = None,
 ) -> ImportedModel:
     """Fold, import, lower and fuse a model, and find its tasks.
 
     Its convolutions are direct, with what else they could be in ``variants``; or they are what
-    ``winograd`` says. Takes from a second to a minute. What can't be imported is left to ONNX
+    ``algorithms`` says. Takes from a second to a minute. What can't be imported is left to ONNX
     Runtime, with what lies between; raises BadModel if that leaves nothing to be tuned, and for
     what can't be lowered.
     """
@@ -137,9 +137,9 @@ def import_model(
         from tvm import relax  # noqa: F401
     with stage("prepass"):
         folded = fold(load_model(data, shapes))
-    parts, tasks, theirs = _import_parts(folded, target_json, stage, winograd or {})
+    parts, tasks, theirs = _import_parts(folded, target_json, stage, algorithms or {})
     with stage("variants"):
-        variants, variant_tasks = _variants(parts, target_json) if winograd is None else ((), ())
+        variants, variant_tasks = _variants(parts, target_json) if algorithms is None else ((), ())
     log.info("imported %d tasks in %s s", len(tasks), stage.seconds)
     known = {tensor.name: tensor for part in parts for tensor in part.tensors}
     return ImportedModel(
@@ -149,7 +149,7 @@ def import_model(
         outputs=tuple(known.get(v.name) or _tensor(v) for v in folded.graph.output),
         stage_s=stage.seconds,
         theirs=theirs,
-        winograd=dict(winograd or {}),
+        algorithms=dict(algorithms or {}),
         variants=variants,
         variant_tasks=variant_tasks,
     )
@@ -190,26 +190,26 @@ def import_regions(
     target_json: str,
     starts: Sequence[int],
     wanted: Sequence[bool],
-    winograd: WinogradTiles,
+    algorithms: Algorithms,
 ) -> tuple[Region, ...]:
     """The regions of a model that begin at these of its nodes; those ``wanted`` imported, with
-    their convolutions as ``winograd`` says.
+    their convolutions as ``algorithms`` says.
 
     Raises BadModel, see ``fold``.
     """
     folded = fold(load_model(data, shapes))
     return tuple(
-        _region(part, target_json, winograd if ours else None)
+        _region(part, target_json, algorithms if ours else None)
         for part, ours in zip(slices(folded, starts), wanted, strict=True)
     )
 
 
-def _region(model: Any, target_json: str, winograd: WinogradTiles | None) -> Region:
-    """Imported if ``winograd`` is not None."""
+def _region(model: Any, target_json: str, algorithms: Algorithms | None) -> Region:
+    """Imported if ``algorithms`` is not None."""
     ours, kernels = None, {}
-    if winograd is not None:
+    if algorithms is not None:
         try:
-            imported = _import_part(model, target_json, _Stages(), winograd)
+            imported = _import_part(model, target_json, _Stages(), algorithms)
             ours, kernels = imported.part, {t.workload_key: t.weight for t in imported.tasks}
         except _RefusedError as error:
             log.info("a region is no part of ours: %s", error)
@@ -252,7 +252,7 @@ class _RefusedError(Exception):
 
 
 def _import_parts(
-    folded: Any, target_json: str, stage: _Stages, winograd: WinogradTiles
+    folded: Any, target_json: str, stage: _Stages, algorithms: Algorithms
 ) -> tuple[list[_Imported], tuple[Task, ...], tuple[str, ...]]:
     """Cut the model until all parts of ours can be imported."""
     refused = unsupported_operators(folded)
@@ -263,7 +263,7 @@ def _import_parts(
             raise reason
         try:
             parts = [
-                _import_part(one.model, target_json, stage, winograd)
+                _import_part(one.model, target_json, stage, algorithms)
                 if one.ours
                 else _theirs(one.model)
                 for one in cuts
@@ -290,9 +290,7 @@ def _to_blame(folded: Any, output: str | None, refused: Mapping[int, str]) -> di
     return {i: operator(node, i) for i, node in found.items() if i not in refused}
 
 
-def _import_part(
-    model: Any, target_json: str, stage: _Stages, winograd: WinogradTiles
-) -> _Imported:
+def _import_part(model: Any, target_json: str, stage: _Stages, algorithms: Algorithms) -> _Imported:
     """Import, lower and fuse a part of ours; raises _RefusedError."""
     import tvm
 
@@ -302,7 +300,7 @@ def _import_part(
         with stage("prepare"):
             prepared = _prepare(module, target_json)
         with stage("lower"):
-            lowered = _lower(prepared, target_json, winograd)
+            lowered = _lower(prepared, target_json, algorithms)
         with stage("tasks"):
             tasks = extract_tasks(lowered)
         inputs, outputs = _inputs(model, module["main"]), _outputs(model, lowered["main"])
@@ -389,12 +387,12 @@ def _prepare(module: Any, target_json: str) -> Any:
         return sink_reshapes(flatten_maps(sink_shuffles(channels_last(module))))
 
 
-def _lower(prepared: Any, target_json: str, winograd: WinogradTiles) -> Any:
+def _lower(prepared: Any, target_json: str, algorithms: Algorithms) -> Any:
     """Operators into fused kernels."""
     from tvm import relax
 
     with _lowering(target_json):
-        return merged(relax.get_pipeline("zero")(legalize(prepared, winograd)))
+        return merged(relax.get_pipeline("zero")(legalize(prepared, algorithms)))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from .products import product
 from .rows import layer_norm, softmax
 from .winograd import Convolution, emit, winograd_convolution
 
-WinogradTiles = Mapping[str, int]
+Algorithms = Mapping[str, int]
 """The m of F(m×m, 3×3) by ``Convolution.key``, and ``CHAINED`` by ``Chain.key``; convolutions that
 are not in it are computed directly, each in a kernel of its own."""
 
@@ -27,7 +27,7 @@ CHAINED = 1
 """In place of an m: a chain in one kernel."""
 
 
-def legalize(module: Any, winograd: WinogradTiles) -> Any:
+def legalize(module: Any, algorithms: Algorithms) -> Any:
     """Lower all operators, convolutions as wanted; chains become two kernels (``merged``)."""
     import tvm
     from tvm import relax
@@ -40,7 +40,7 @@ def legalize(module: Any, winograd: WinogradTiles) -> Any:
         if compute is not None:
             return builder.call_te(compute, *call.args, primfunc_name_hint="conv2d")
         convolution = winograd_convolution(call)
-        if convolution is not None and (m := winograd.get(convolution.key)) is not None:
+        if convolution is not None and (m := algorithms.get(convolution.key)) is not None:
             return emit(builder, call, convolution, m)
         packed = packed_convolution(builder, call)
         return default["relax.nn.conv2d"](builder, call) if packed is None else packed
@@ -60,7 +60,7 @@ def legalize(module: Any, winograd: WinogradTiles) -> Any:
             "relax.nn.layer_norm": ours_or_default("relax.nn.layer_norm", layer_norm),
         }
     )
-    return tidied(lower(chained(module, winograd)))
+    return tidied(lower(chained(module, algorithms)))
 
 
 def choices(module: Any) -> list[tuple[str, int]]:

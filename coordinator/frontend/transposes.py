@@ -3,6 +3,7 @@ made ahead of time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .expressions import is_constant, is_elementwise, is_operator, mutate, shape_of, tidied
@@ -20,7 +21,8 @@ def sink_transposes(module: Any) -> Any:
 
 
 def lay_out_constants(module: Any) -> Any:
-    """Reshapes and transposes of constants as constants; TVM would compile a kernel for each."""
+    """Reshapes and transposes of constants, and limits of Clips, as constants; TVM would compile a
+    kernel for each."""
 
     def visit(mutator: Any, call: Any) -> Any:
         laid_out = _laid_out(mutator, call)
@@ -155,23 +157,33 @@ def _untransposed(operand: Any, axes: tuple[int, ...]) -> Any | None:
 
 
 def _laid_out(mutator: Any, call: Any) -> Any | None:
+    """What a call of constants is: a reshape, a transpose, or what the importer asks of the limits
+    of a Clip, whether they are numbers."""
     import numpy as np
     from tvm import relax
 
-    transposes = is_operator(call, "relax.permute_dims")
-    if not transposes and not is_operator(call, "relax.reshape"):
+    name = str(getattr(call.op, "name", "")).removeprefix("relax.")
+    known: dict[str, Callable[..., Any]] = {
+        "permute_dims": lambda value: value.transpose(_axes(call)),
+        "reshape": lambda value, shape: value.reshape(shape),
+        "isnan": np.isnan,
+        "where": np.where,
+    }
+    compute = known.get(name)
+    values = [_value(mutator, argument) for argument in call.args] if compute is not None else []
+    if compute is None or any(value is None for value in values):
         return None
-    source = call.args[0]
-    if isinstance(source, relax.Var):
-        source = mutator.lookup_binding(source)
-    if not is_constant(source):
-        return None
-    value = source.value.numpy()
-    if transposes:
-        value = value.transpose(_axes(call))
-    else:
-        value = value.reshape([int(extent) for extent in call.args[1].values])
-    return relax.const(np.ascontiguousarray(value))
+    return relax.const(np.ascontiguousarray(compute(*values)).reshape(shape_of(call)))
+
+
+def _value(mutator: Any, argument: Any) -> Any | None:
+    """Of a constant or a shape; None of what is neither."""
+    from tvm import relax
+
+    if isinstance(argument, relax.ShapeExpr):
+        return [int(extent) for extent in argument.values]
+    bound = mutator.lookup_binding(argument) if isinstance(argument, relax.Var) else argument
+    return bound.value.numpy() if is_constant(bound) else None
 
 
 def _joined(first: Any, second: Any) -> Any:

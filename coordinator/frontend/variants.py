@@ -9,7 +9,7 @@ from typing import Any
 
 from protos.records import Task
 
-from .legalization import WinogradTiles, choices
+from .legalization import Algorithms, choices
 from .tasks import extract_tasks
 
 
@@ -28,7 +28,7 @@ class Variant:
 
 
 def find_variants(
-    prepared: Any, tasks: Sequence[Task], lower: Callable[[WinogradTiles], Any]
+    prepared: Any, tasks: Sequence[Task], lower: Callable[[Algorithms], Any]
 ) -> tuple[list[Variant], tuple[Task, ...]]:
     """The variants of a module that is not lowered yet, and the tasks that it has with them only.
 

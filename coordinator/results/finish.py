@@ -283,15 +283,15 @@ class Finisher:
             return None
         await stage("timing regions of the model in other engines")
         choice = choices[_index(tuned.name)]
+        # A region may end inside of what is one kernel in the whole model.
+        selection = {**choices[-1].selection, **choice.selection}
         search = MixtureSearch(
             spec=self._job.spec,
             model=self._model,
-            traces=choice.traces,
-            winograd=choice.imported.winograd,
+            traces=_Choice(choice.imported, selection).traces,
+            algorithms=choice.imported.algorithms,
             kernel_us={
-                key: item.pooled_us
-                for key, item in choice.selection.items()
-                if item.pooled_us is not None
+                key: item.pooled_us for key, item in selection.items() if item.pooled_us is not None
             },
             manifest=ways[tuned.name].manifest,
             engines={name: self._engines[name] for name in engines_ms},
@@ -357,9 +357,9 @@ class Finisher:
         for index, choice in enumerate(choices):
             if (error := wrong.get(_tuned(index))) is not None:
                 log.warning(
-                    "job %s: a choice of records, with Winograd's algorithm for %d kinds of "
+                    "job %s: a choice of records, with other algorithms for %d kinds of "
                     "convolutions, is left out, its outputs differ: %s",
-                    *(self._job.job_id, len(choice.imported.winograd), error),
+                    *(self._job.job_id, len(choice.imported.algorithms), error),
                 )
 
     async def _refuse_wrong(

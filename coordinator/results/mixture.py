@@ -75,13 +75,13 @@ class Mixture:
 @dataclass(frozen=True)
 class MixtureSearch:
     """What it takes to look for one: the job's model, the records of the tuned one in ``traces``
-    with the algorithms ``winograd`` and what their kernels take, its manifest, the device's
+    with its ``algorithms`` and what their kernels take, its manifest, the device's
     engines; a builder's ``run``, and ``measure`` on the device."""
 
     spec: JobSpec
     model: bytes
     traces: Mapping[str, str]
-    winograd: Mapping[str, int]
+    algorithms: Mapping[str, int]
     kernel_us: Mapping[str, float]
     manifest: Manifest
     engines: Mapping[str, EngineUsed]
@@ -129,7 +129,7 @@ class MixtureSearch:
             spec.target_json,
             starts,
             wanted,
-            self.winograd,
+            self.algorithms,
         )
         return regions
 

@@ -38,12 +38,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Composition:
-    """How often the model runs each task, ``weights``, with the algorithms ``winograd``, by
+    """How often the model runs each task, ``weights``, with these ``algorithms``, by
     convolution; and what a microsecond of each task is worth to the search, ``stakes``."""
 
     weights: Mapping[str, int]
     stakes: Mapping[str, float]
-    winograd: Mapping[str, int]
+    algorithms: Mapping[str, int]
 
 
 def compose(
@@ -55,7 +55,7 @@ def compose(
     """
     weights = Counter(direct)
     stakes: defaultdict[str, float] = defaultdict(float, direct)
-    winograd = {}
+    algorithms = {}
     for convolution in dict.fromkeys(one.convolution for one in variants):
         ways = _ways([one for one in variants if one.convolution == convolution])
         able = {way: calls for way, calls in ways.items() if calls.keys() <= known.keys()}
@@ -65,14 +65,14 @@ def compose(
         best = min(able, key=lambda way: _sum(able[way], known, "best_us"), default=DIRECT)
         weights.update(ways[best])
         if best != DIRECT:
-            winograd[convolution] = best
+            algorithms[convolution] = best
         best_us = _sum(able[best], known, "best_us") if able else 0.0
         for way, calls in able.items():
             behind = way != best
             if not behind or _sum(calls, known, "hoped_us") < best_us:
                 for key, count in calls.items():
                     stakes[key] += count * (BEHIND_STAKE if behind else 1.0)
-    return Composition(weights, stakes, winograd)
+    return Composition(weights, stakes, algorithms)
 
 
 def _ways(variants: Sequence[Variant]) -> dict[int, dict[str, int]]:
