@@ -88,7 +88,7 @@ def chain_task(data: bytes) -> Task:
         {},
         {"stride": 2},
         {"kernel": 5, "activation": "Swish"},
-        {"kernel": 5, "stride": 2, "rows": 41},
+        {"kernel": 5, "stride": 2, "rows": 42},
         {"pads": (0, 0, 1, 1), "stride": 2},
     ],
     ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()) or "plain",

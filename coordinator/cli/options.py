@@ -244,8 +244,9 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         "--convolutions",
         choices=("any", "direct"),
         default="any",
-        help="algorithms for 3x3 convolutions: Winograd's, too, where it is faster and the model's "
-        "outputs stay right (any), or none but the direct one (default: any)",
+        help="how convolutions are computed: by Winograd's algorithm, or two in one kernel, too, "
+        "where that is faster and the model's outputs stay right (any), or none but the direct way "
+        "(default: any)",
     )
     parser.add_argument(
         "--seed",
