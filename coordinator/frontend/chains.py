@@ -93,14 +93,18 @@ def merged(lowered: Any) -> Any:
     """The fused module with each such pair of kernels as one."""
     from tvm import relax
 
+    if not any(_SECOND in variable.name_hint for variable in lowered.get_global_vars()):
+        return lowered
+
     def visit(mutator: Any, call: Any) -> Any:
         if _SECOND not in _kernel(call):
             return call
         args = list(call.args[1])
         bound = [mutator.lookup_binding(a) if isinstance(a, relax.Var) else None for a in args]
-        ((place, first),) = (
-            (i, one) for i, one in enumerate(bound) if one is not None and _FIRST in _kernel(one)
-        )
+        firsts = [(i, one) for i, one in enumerate(bound) if one and _FIRST in _kernel(one)]
+        if not firsts:  # what is between was not fused with the first one
+            return call
+        ((place, first),) = firsts
         variable = mutator.builder_.add_func(_function(first, call, place), "chain")
         return relax.Call(variable, [*first.args[1], *args[:place], *args[place + 1 :]])
 

@@ -83,7 +83,7 @@ class ChainSpace:
     registers), and of its reduction (serial, unrolled)."""
 
     def __init__(self, loops: ChainLoops) -> None:
-        """Raises ValueError if no vector fits."""
+        """Raises ValueError if no vector fits, or no tiles are found."""
         self._loops = loops
         self._lanes = [
             lanes
@@ -92,16 +92,23 @@ class ChainSpace:
         ]
         if not self._lanes:
             raise ValueError(f"no vector fits into {loops.run} channels")
+        found = self._try_to_draw(random.Random(0))
+        if found is None:
+            raise ValueError(f"no tiles fit into {loops}")
+        self._known = found
 
     def draw(self, rng: random.Random) -> Factors:
-        """Factors at random; raises ValueError if none are found that fit."""
+        """Factors at random."""
+        return self._try_to_draw(rng) or self._known
+
+    def _try_to_draw(self, rng: random.Random) -> Factors | None:
         for _ in range(ATTEMPTS):
             lanes = rng.choice(self._lanes)
             division = self._divide(lanes, rng)
             found = None if division is None else self._tiles(*division, lanes, rng)
             if found is not None:
                 return found
-        raise ValueError(f"no tiles fit into {self._loops}")
+        return None
 
     def change(self, factors: Factors, rng: random.Random) -> Factors:
         """Factors with other tiles, or with another division among threads and caches."""
@@ -168,7 +175,6 @@ class ChainTiling:
         """Raises ValueError if no tiles fit."""
         self._sketches = list(sketches)
         self._space = ChainSpace(loops)
-        self._space.draw(random.Random(0))
         self._random = rng
 
     def draw(self, serial: bool) -> Any:
