@@ -14,8 +14,9 @@ from tvm.s_tir import Schedule
 from coordinator.frontend.importer import import_model
 from coordinator.frontend.variants import Variant
 from coordinator.search.evolution import Evolution
+from coordinator.search.sketches import DrawnTiling
 from coordinator.search.tile_sketches import register_tiling
-from coordinator.search.transform_sketches import TransformTiling, transform_tiling
+from coordinator.search.transform_sketches import transform_tiling
 from device_agent.build import register_intrinsics
 from protos.records import Task
 from tests.kernels import matmul, target_json
@@ -35,7 +36,7 @@ def tasks(request: pytest.FixtureRequest) -> dict[str, Task]:
     return {name: task for name in names for task in imported.tasks if name in task.name}
 
 
-def _tiling(module: Any) -> TransformTiling | None:
+def _tiling(module: Any) -> DrawnTiling | None:
     register_intrinsics(TARGET)
     return transform_tiling(module, tvm.target.Target(json.loads(TARGET)), random.Random(0))
 

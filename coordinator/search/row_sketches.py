@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from coordinator.search.register_tiles import divisors
 from coordinator.search.sketches import (
     SPATIAL,
-    Sketch,
+    DrawnTiling,
     inlined_schedule,
-    instruction_names,
     iteration_types,
     make_sketch,
     top_blocks,
@@ -27,27 +25,7 @@ from coordinator.search.sketches import (
 log = logging.getLogger(__name__)
 
 
-class RowTiling:
-    """The sketches of one workload, and traces out of them."""
-
-    def __init__(self, sketches: Sequence[Sketch], rows: int, rng: random.Random) -> None:
-        self._sketches = list(sketches)
-        self._choices = [(rows // some, some) for some in divisors(rows)]
-        self._random = rng
-
-    def draw(self, serial: bool) -> Any:
-        """A trace at random."""
-        sketch = next(s for s in self._sketches if s.serial is serial)
-        return sketch.trace((self._random.choice(self._choices),))
-
-    def step(self, trace: Any, serial: bool) -> Any | None:
-        """Another trace of ours; None if this one is not."""
-        names = instruction_names(trace.insts)
-        ours = any(instruction_names(s.instructions) == names for s in self._sketches)
-        return self.draw(serial) if ours else None
-
-
-def row_tiling(module: Any, target: Any, rng: random.Random) -> RowTiling | None:
+def row_tiling(module: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
     """Ours for this workload; None if it is no such block, or one for something else than CPUs."""
     if target.kind.name != "llvm":
         return None
@@ -60,7 +38,7 @@ def row_tiling(module: Any, target: Any, rng: random.Random) -> RowTiling | None
             make_sketch(inlined, partial(_divide, serial=serial), serial)
             for serial in (False, True)
         ]
-        return RowTiling(sketches, rows, rng)
+        return DrawnTiling(sketches, [((rows // n, n),) for n in divisors(rows)], rng)
     except ValueError as error:
         log.debug("rows can't be divided: %s", error)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,3 +97,29 @@ def make_sketch(
     instructions = tuple(schedule.trace.insts)
     samples = tuple(i for i in instructions if i.kind.name == "SamplePerfectTile")
     return Sketch(instructions, samples, serial, pad_place)
+
+
+class DrawnTiling:
+    """A workload's sketches, one with threads and one without, and traces out of them: what is to
+    be chosen is one of a few factors."""
+
+    def __init__(
+        self, sketches: Sequence[Sketch], choices: Sequence[Factors], rng: random.Random
+    ) -> None:
+        """Raises ValueError if there is nothing to choose from."""
+        if not choices:
+            raise ValueError("no factors fit")
+        self._sketches = list(sketches)
+        self._choices = list(choices)
+        self._random = rng
+
+    def draw(self, serial: bool) -> Any:
+        """A trace at random."""
+        sketch = next(s for s in self._sketches if s.serial is serial)
+        return sketch.trace(self._random.choice(self._choices))
+
+    def step(self, trace: Any, serial: bool) -> Any | None:
+        """Another trace of ours; None if this one is not."""
+        names = instruction_names(trace.insts)
+        ours = any(instruction_names(s.instructions) == names for s in self._sketches)
+        return self.draw(serial) if ours else None

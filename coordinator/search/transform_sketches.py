@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from coordinator.frontend.cpu_features import vector_lanes
-from coordinator.search.register_tiles import MIN_LANES, divisors
+from coordinator.search.register_tiles import MIN_LANES, Factors, divisors
 from coordinator.search.row_sketches import has_loops
 from coordinator.search.sketches import (
     SPATIAL,
-    Sketch,
+    DrawnTiling,
     inlined_schedule,
-    instruction_names,
     iteration_types,
     make_sketch,
     top_blocks,
@@ -33,39 +31,7 @@ MOST_VECTORS = 8
 """Vectors of channels that go through all tiles' code one after the other before the next tile."""
 
 
-class TransformTiling:
-    """The sketches of one workload, and traces out of them."""
-
-    def __init__(
-        self, sketches: Sequence[Sketch], channels: int, width: int, rng: random.Random
-    ) -> None:
-        """``width`` is how many elements the widest vector has; raises ValueError if no vector
-        fits."""
-        self._sketches = list(sketches)
-        self._choices = [
-            (channels // (vectors * lanes), vectors, lanes)
-            for lanes in divisors(channels)
-            if MIN_LANES <= lanes <= 2 * width
-            for vectors in divisors(channels // lanes)
-            if vectors <= MOST_VECTORS
-        ]
-        if not self._choices:
-            raise ValueError(f"no vector fits into {channels} channels")
-        self._random = rng
-
-    def draw(self, serial: bool) -> Any:
-        """A trace at random."""
-        sketch = next(s for s in self._sketches if s.serial is serial)
-        return sketch.trace((self._random.choice(self._choices),))
-
-    def step(self, trace: Any, serial: bool) -> Any | None:
-        """Another trace of ours; None if this one is not."""
-        names = instruction_names(trace.insts)
-        ours = any(instruction_names(s.instructions) == names for s in self._sketches)
-        return self.draw(serial) if ours else None
-
-
-def transform_tiling(module: Any, target: Any, rng: random.Random) -> TransformTiling | None:
+def transform_tiling(module: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
     """Ours for this workload; None if it is no such block, with operators behind it, for a CPU."""
     if target.kind.name != "llvm":
         return None
@@ -77,10 +43,21 @@ def transform_tiling(module: Any, target: Any, rng: random.Random) -> TransformT
         sketches = [
             make_sketch(inlined, partial(_tile, serial=serial), serial) for serial in (False, True)
         ]
-        return TransformTiling(sketches, channels, vector_lanes(target), rng)
+        return DrawnTiling(sketches, _choices(channels, vector_lanes(target)), rng)
     except ValueError as error:
         log.debug("no tiles of channels: %s", error)
         return None
+
+
+def _choices(channels: int, width: int) -> list[Factors]:
+    """Channels as (outer, vectors, lanes); ``width`` is how many elements the widest vector has."""
+    return [
+        ((channels // (vectors * lanes), vectors, lanes),)
+        for lanes in divisors(channels)
+        if MIN_LANES <= lanes <= 2 * width
+        for vectors in divisors(channels // lanes)
+        if vectors <= MOST_VECTORS
+    ]
 
 
 def _channels(inlined: Any) -> int | None:
