@@ -189,10 +189,10 @@ def test_a_trace_of_metaschedules_own_is_none_of_ours() -> None:
 def test_what_a_cpu_has_for_tiles(target: dict[str, object], width: int, registers: int) -> None:
     import tvm
 
-    from coordinator.search.tile_sketches import _cpu
+    from coordinator.search.tile_sketches import cpu
 
     triple = {"mtriple": "x86_64-linux-gnu"} | target
-    cpu = _cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
+    cpu = cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
     assert cpu == (width, registers, 2)
 
 
