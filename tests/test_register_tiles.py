@@ -192,8 +192,8 @@ def test_what_a_cpu_has_for_tiles(target: dict[str, object], width: int, registe
     from coordinator.search.tile_sketches import cpu
 
     triple = {"mtriple": "x86_64-linux-gnu"} | target
-    cpu = cpu(tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple}))
-    assert cpu == (width, registers, 2)
+    known = tvm.target.Target({"kind": "llvm", "num-cores": 2, **triple})
+    assert cpu(known) == (width, registers, 2)
 
 
 def test_a_vector_stays_within_a_piece_of_packed_weights() -> None:

@@ -101,7 +101,9 @@ def merged(lowered: Any) -> Any:
             return call
         args = list(call.args[1])
         bound = [mutator.lookup_binding(a) if isinstance(a, relax.Var) else None for a in args]
-        firsts = [(i, one) for i, one in enumerate(bound) if one and _FIRST in _kernel(one)]
+        firsts = [
+            (i, one) for i, one in enumerate(bound) if one is not None and _FIRST in _kernel(one)
+        ]
         if not firsts:  # what is between was not fused with the first one
             return call
         ((place, first),) = firsts
