@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tvm.s_tir import Schedule
 from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.legalization import CHAINED
 from coordinator.search.chain_sketches import ChainLoops, ChainSpace, chain_tiling
+from coordinator.search.sketches import inlined_schedule
 from coordinator.search.tile_sketches import register_tiling
 from device_agent.build import register_intrinsics
 from protos.records import Task
@@ -138,9 +140,9 @@ def test_tiled_programs_compute_the_same(stride: int) -> None:
     target = tvm.target.Target(json.loads(TARGET))
     task = chain_task(block(stride=stride))
     module = tvm.ir.load_json(task.workload_json)
-    tiling = chain_tiling(module, target, random.Random(0))
+    tiling = chain_tiling(inlined_schedule(module, target), target, random.Random(0))
     assert tiling is not None
-    assert register_tiling(module, target, random.Random(0)) is None
+    assert register_tiling(inlined_schedule(module, target), target, random.Random(0)) is None
     generator = np.random.default_rng(0)
     arrays = [generator.standard_normal(spec.shape, np.float32) for spec in task.args]
 
@@ -164,7 +166,12 @@ def test_tiled_programs_compute_the_same(stride: int) -> None:
 def test_other_workloads_have_no_such_tiles() -> None:
     register_intrinsics(TARGET)
     target = tvm.target.Target(json.loads(TARGET))
-    assert chain_tiling(tvm.IRModule({"main": matmul()}), target, random.Random(0)) is None
+    assert (
+        chain_tiling(
+            inlined_schedule(tvm.IRModule({"main": matmul()}), target), target, random.Random(0)
+        )
+        is None
+    )
 
 
 LOOPS = ChainLoops(
@@ -201,7 +208,5 @@ def test_factors_divide_the_loops_and_fit_registers_and_cache() -> None:
 
 
 def test_channels_that_no_vector_divides_are_refused() -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="no vector fits"):
         ChainSpace(replace(LOOPS, run=4))

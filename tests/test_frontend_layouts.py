@@ -102,8 +102,8 @@ def test_groups(groups: int) -> None:
     compare(make_model([node], {"x": [1, 8, 9, 11]}, {"y": [1, 16, 4, 5]}, {"w": weight}))
 
 
-def test_a_transposed_convolution_stays_channels_first() -> None:
-    weight = np.random.default_rng(0).standard_normal((8, 4, 2, 2)).astype(np.float32)
+def test_a_transposed_convolution_that_overlaps_stays_channels_first() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 4, 3, 3)).astype(np.float32)
     up = helper.make_node("ConvTranspose", ["c0", "wt"], ["up"], "up", strides=[2, 2])
     down = helper.make_node("Conv", ["up", "w1"], ["y"], "second")
     first = helper.make_node("Conv", ["x", "w0"], ["c0"], "first", pads=[1, 1, 1, 1])
@@ -113,7 +113,8 @@ def test_a_transposed_convolution_stays_channels_first() -> None:
         "w1": generator.standard_normal((4, 4, 1, 1)).astype(np.float32),
         "wt": weight,
     }
-    compare(make_model([first, up, down], {"x": [1, 3, 10, 12]}, {"y": None}, weights))
+    imported = compare(make_model([first, up, down], {"x": [1, 3, 10, 12]}, {"y": None}, weights))
+    assert [task for task in imported.tasks if "conv2d_transpose" in task.name]
 
 
 def test_a_whole_net() -> None:

@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 from coordinator.frontend.legalization import legalize
 from coordinator.frontend.padded_rows import padded_rows
 from coordinator.frontend.products import padded_columns
+from coordinator.search.sketches import inlined_schedule
 from coordinator.search.tile_sketches import register_tiling
 from tests.kernels import target_json
 
@@ -126,7 +127,7 @@ def test_the_tiles_of_more_rows_write_those_that_there_are(lowered: Any, rows: i
     (function,) = kernels(lowered)
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     target = tvm.target.Target(json.loads(TARGET))
-    tiling = register_tiling(module, target, random.Random(0))
+    tiling = register_tiling(inlined_schedule(module, target), target, random.Random(0))
     assert tiling is not None
     generator = np.random.default_rng(1)
     arrays = [

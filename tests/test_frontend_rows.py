@@ -14,6 +14,7 @@ from tvm.s_tir import Schedule
 
 from coordinator.frontend.importer import import_model
 from coordinator.search.row_sketches import row_tiling
+from coordinator.search.sketches import inlined_schedule
 from coordinator.search.transform_sketches import transform_tiling
 from device_agent.build import register_intrinsics
 from protos.records import Task
@@ -98,7 +99,7 @@ def test_programs_that_divide_the_rows_compute_the_same(task: Task) -> None:
     register_intrinsics(target_json(2))
     target = tvm.target.Target(json.loads(target_json(2)))
     module = tvm.ir.load_json(task.workload_json)
-    tiling = row_tiling(module, target, random.Random(0))
+    tiling = row_tiling(inlined_schedule(module, target), target, random.Random(0))
     assert tiling is not None
     generator = np.random.default_rng(0)
     arrays = [generator.random(spec.shape, np.float32) for spec in task.args]
@@ -116,10 +117,15 @@ def test_programs_that_divide_the_rows_compute_the_same(task: Task) -> None:
         trace.apply_to_schedule(schedule, remove_postproc=True)
         assert ("T.parallel" in str(schedule.mod.script())) is not serial
         np.testing.assert_array_equal(output(schedule.mod), expected)
-    assert transform_tiling(module, target, random.Random(0)) is None
+    assert transform_tiling(inlined_schedule(module, target), target, random.Random(0)) is None
 
 
 def test_other_blocks_have_no_rows() -> None:
     target = tvm.target.Target(json.loads(target_json(2)))
     register_intrinsics(target_json(2))
-    assert row_tiling(tvm.IRModule({"main": matmul()}), target, random.Random(0)) is None
+    assert (
+        row_tiling(
+            inlined_schedule(tvm.IRModule({"main": matmul()}), target), target, random.Random(0)
+        )
+        is None
+    )

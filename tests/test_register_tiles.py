@@ -22,6 +22,7 @@ from coordinator.search.register_tiles import (
     divisors,
     tiles,
 )
+from coordinator.search.sketches import inlined_schedule
 from coordinator.search.tile_sketches import RegisterTiling, register_tiling
 from device_agent.build import register_intrinsics
 from tests.kernels import matmul, target_json
@@ -108,7 +109,8 @@ def _pool() -> Any:
 
 def _tiling(module: Any) -> RegisterTiling | None:
     register_intrinsics(TARGET)
-    return register_tiling(module, tvm.target.Target(json.loads(TARGET)), random.Random(0))
+    target = tvm.target.Target(json.loads(TARGET))
+    return register_tiling(inlined_schedule(module, target), target, random.Random(0))
 
 
 def _outputs(module: Any, inputs: list[Any]) -> Any:

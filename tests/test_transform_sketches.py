@@ -14,7 +14,7 @@ from tvm.s_tir import Schedule
 from coordinator.frontend.importer import import_model
 from coordinator.frontend.variants import Variant
 from coordinator.search.evolution import Evolution
-from coordinator.search.sketches import DrawnTiling
+from coordinator.search.sketches import DrawnTiling, inlined_schedule
 from coordinator.search.tile_sketches import register_tiling
 from coordinator.search.transform_sketches import transform_tiling
 from device_agent.build import register_intrinsics
@@ -38,7 +38,8 @@ def tasks(request: pytest.FixtureRequest) -> dict[str, Task]:
 
 def _tiling(module: Any) -> DrawnTiling | None:
     register_intrinsics(TARGET)
-    return transform_tiling(module, tvm.target.Target(json.loads(TARGET)), random.Random(0))
+    target = tvm.target.Target(json.loads(TARGET))
+    return transform_tiling(inlined_schedule(module, target), target, random.Random(0))
 
 
 def _outputs(module: Any, inputs: list[Any]) -> Any:
@@ -79,7 +80,7 @@ def test_other_blocks_have_none(tasks: dict[str, Task]) -> None:
 def test_the_products_have_register_tiles(tasks: dict[str, Task]) -> None:
     module = tvm.ir.load_json(tasks["winograd_products"].workload_json)
     target = tvm.target.Target(json.loads(TARGET))
-    assert register_tiling(module, target, random.Random(0)) is not None
+    assert register_tiling(inlined_schedule(module, target), target, random.Random(0)) is not None
 
 
 def test_the_search_makes_programs_of_them(tasks: dict[str, Task]) -> None:

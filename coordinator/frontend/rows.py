@@ -23,6 +23,9 @@ MOST_NUMBERS = 4096
 """Of a row of softmax, whose exponentials are kept on the stack."""
 
 
+_MAXIMUM = "T.max({sum}, {term})"
+
+
 def softmax(builder: Any, call: Any) -> Any | None:
     """The call of the kernel for ``relax.nn.softmax``; None where TVM's own is as good."""
     (data,) = call.args
@@ -73,7 +76,7 @@ def _softmax(shape: tuple[int, ...], given: tuple[int, ...]) -> Any:
     """The PrimFunc to ``shape`` from what is as large or larger, of which the first count."""
     length = shape[-1]
     body = [
-        *_partial("P", "X[{place}]", length, "T.max({sum}, {term})", "T.max({sum}, {term})"),
+        *_partial("P", "X[{place}]", length, _MAXIMUM, _MAXIMUM, "T.min_value('float32')"),
         f'E = T.sblock_alloc_buffer({sizes(length)}, "float32", scope="local")',
         *_along(length, "E[{at}] = T.exp(X[{place}] - P[0])"),
         *_partial("S", "E[{at}]", length),
@@ -124,12 +127,12 @@ def _partial(
     length: int,
     joined: str = "{sum} + {term}",
     again: str = "{sum} + T.Select(i >= {met}, {term}, T.float32(0))",
+    start: str = "T.float32(0)",
 ) -> list[str]:
     """A row's terms put together in element 0 of a buffer; ``again`` is how where the first
     ``met`` lanes have been."""
     met = LANES - length % LANES
     sums = f"{name}[i]"
-    start = "T.float32(0)" if "+" in joined else "T.min_value('float32')"
     lines = [
         f'{name} = T.sblock_alloc_buffer({sizes(LANES)}, "float32", scope="local")',
         f"for i in T.vectorized(T.int64({LANES})):",

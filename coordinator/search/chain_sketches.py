@@ -28,7 +28,6 @@ from coordinator.search.sketches import (
     REDUCTION,
     SPATIAL,
     Sketch,
-    inlined_schedule,
     instruction_names,
     iteration_types,
     make_sketch,
@@ -194,11 +193,8 @@ class ChainTiling:
         return next(s for s in self._sketches if s.serial is serial)
 
 
-def chain_tiling(module: Any, target: Any, rng: random.Random) -> ChainTiling | None:
-    """Ours for this workload; None if it is no such chain, or one for something else than CPUs."""
-    if target.kind.name != "llvm":
-        return None
-    inlined = inlined_schedule(module, target)
+def chain_tiling(inlined: Any, target: Any, rng: random.Random) -> ChainTiling | None:
+    """Ours for this workload; None if it is no such chain."""
     loops = _find(inlined)
     if loops is None:
         return None

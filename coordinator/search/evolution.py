@@ -18,6 +18,7 @@ import numpy as np
 
 from coordinator.search.chain_sketches import chain_tiling
 from coordinator.search.row_sketches import row_tiling
+from coordinator.search.sketches import inlined_schedule
 from coordinator.search.tile_sketches import register_tiling
 from coordinator.search.transform_sketches import transform_tiling
 from cost_model.features import Features, candidate_features
@@ -79,9 +80,7 @@ class Evolution:
         self._postprocs = list(generator.postprocs)
         self._mutators = list(generator.mutator_probs)
         self._weights = [float(generator.mutator_probs[mutator]) for mutator in self._mutators]
-        tilings = (register_tiling, transform_tiling, row_tiling, chain_tiling)
-        found = (tiling(module, target, self._random) for tiling in tilings)
-        self._tiling = next((one for one in found if one is not None), None)
+        self._tiling = _tiling(module, target, self._random)
         self._seen: set[int] = set()
 
     def _seed(self) -> int:
@@ -171,6 +170,16 @@ class Evolution:
         self._seen.add(_hash(schedule))
         (program,) = self._with_features([schedule])
         return program
+
+
+def _tiling(module: Any, target: Any, rng: random.Random) -> Any | None:
+    """Our own sketches of a workload, all of which are for CPUs; None if there are none."""
+    if target.kind.name != "llvm":
+        return None
+    inlined = inlined_schedule(module, target)
+    tilings = (register_tiling, transform_tiling, row_tiling, chain_tiling)
+    found = (tiling(inlined, target, rng) for tiling in tilings)
+    return next((one for one in found if one is not None), None)
 
 
 def _hash(schedule: Any) -> int:

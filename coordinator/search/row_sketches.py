@@ -16,7 +16,6 @@ from coordinator.search.register_tiles import divisors
 from coordinator.search.sketches import (
     SPATIAL,
     DrawnTiling,
-    inlined_schedule,
     iteration_types,
     make_sketch,
     top_blocks,
@@ -25,11 +24,8 @@ from coordinator.search.sketches import (
 log = logging.getLogger(__name__)
 
 
-def row_tiling(module: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
-    """Ours for this workload; None if it is no such block, or one for something else than CPUs."""
-    if target.kind.name != "llvm":
-        return None
-    inlined = inlined_schedule(module, target)
+def row_tiling(inlined: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
+    """Ours for this workload; None if it is no such block."""
     rows = _rows(inlined)
     if rows is None:
         return None

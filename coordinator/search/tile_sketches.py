@@ -22,7 +22,6 @@ from coordinator.search.sketches import (
     REDUCTION,
     SPATIAL,
     Sketch,
-    inlined_schedule,
     instruction_names,
     iteration_types,
     make_sketch,
@@ -70,11 +69,8 @@ class RegisterTiling:
         return next((s for s in self._sketches if instruction_names(s.instructions) == kinds), None)
 
 
-def register_tiling(module: Any, target: Any, rng: random.Random) -> RegisterTiling | None:
+def register_tiling(inlined: Any, target: Any, rng: random.Random) -> RegisterTiling | None:
     """Ours for this workload; None if it is no reduction for a CPU with what is around it."""
-    if target.kind.name != "llvm":
-        return None
-    inlined = inlined_schedule(module, target)
     found = _find(inlined)
     if found is None:
         return None

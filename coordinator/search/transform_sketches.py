@@ -19,7 +19,6 @@ from coordinator.search.row_sketches import has_loops
 from coordinator.search.sketches import (
     SPATIAL,
     DrawnTiling,
-    inlined_schedule,
     iteration_types,
     make_sketch,
     top_blocks,
@@ -31,11 +30,8 @@ MOST_VECTORS = 8
 """Vectors of channels that go through all tiles' code one after the other before the next tile."""
 
 
-def transform_tiling(module: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
+def transform_tiling(inlined: Any, target: Any, rng: random.Random) -> DrawnTiling | None:
     """Ours for this workload; None if it is no such block, with operators behind it, for a CPU."""
-    if target.kind.name != "llvm":
-        return None
-    inlined = inlined_schedule(module, target)
     channels = _channels(inlined)
     if channels is None:
         return None
