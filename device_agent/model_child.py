@@ -21,6 +21,7 @@ from device_agent.frames import read_frame, write_frame
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+PartTimes = Callable[[Mapping[str, Array]], Sequence[float]]
 
 MAX_UNPACKED_BYTES = 4 << 30
 
@@ -45,8 +46,8 @@ def unzip(archive: Path, directory: Path) -> None:
         raise LoadError(f"the package is no wheel: {error}") from error
 
 
-def load_package(archive: Path, directory: Path, num_threads: int) -> Run:
-    """``Model(num_threads=…).run`` of the wheel's only top-level module."""
+def load_package(archive: Path, directory: Path, num_threads: int) -> Any:
+    """``Model(num_threads=…)`` of the wheel's only top-level module."""
     unzip(archive, directory)
     names = [
         name
@@ -56,8 +57,7 @@ def load_package(archive: Path, directory: Path, num_threads: int) -> Run:
     if len(names) != 1 or not names[0].isidentifier():
         raise LoadError(f"the package must have one top-level module, and has {names}")
     sys.path.insert(0, str(directory))
-    run: Run = importlib.import_module(names[0]).Model(num_threads=num_threads).run
-    return run
+    return importlib.import_module(names[0]).Model(num_threads=num_threads)
 
 
 def flush_caches(buffer: Array) -> None:
@@ -77,6 +77,20 @@ def repeat(run: Run, inputs: Mapping[str, Array], number: int, min_repeat_ms: in
             return elapsed / runs
 
 
+def repeat_parts(
+    part_times: PartTimes, inputs: Mapping[str, Array], number: int, min_repeat_ms: int
+) -> list[float]:
+    """One repeat, as in ``repeat``: seconds per run of each part."""
+    total: Array = np.zeros(0)
+    runs = 0
+    while runs < number or total.sum() * 1e3 < min_repeat_ms:
+        found = np.asarray(part_times(inputs))
+        total = total + found if runs else found
+        runs += 1
+    times: list[float] = (total / runs).tolist()
+    return times
+
+
 def peak_resident_bytes(status: Path) -> int:
     """The most that a process had in memory, by its /proc/PID/status; 0 if that does not say.
 
@@ -94,7 +108,7 @@ class ModelChild:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._run: Run | None = None
+        self._model: Any = None
         self._inputs: list[Mapping[str, Array]] = []
         self._last_s = 0.0
         self._flushed: Array | None = None
@@ -103,35 +117,46 @@ class ModelChild:
     def answer(self, header: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """The header and blobs of the answer; raises what loading or running raises."""
         if header["op"] == "load":
-            self._run = self._load_package(Path(header["artifact"]), int(header["num_threads"]))
+            self._model = self._load_package(Path(header["artifact"]), int(header["num_threads"]))
             read = examples.read_examples(Path(header["examples"]).read_bytes())
             self._inputs = [example.inputs for example in read]
             return {"op": "loaded"}, []
-        assert self._run is not None, "asked to run before it was asked to load"
+        assert self._model is not None, "asked to run before it was asked to load"
+        run: Run = self._model.run
         if header["op"] == "check":
-            return self._check(self._run)
+            return self._check(run)
         if header["cold_cache"]:
-            return self._repeat_cold(self._run)
+            self._flush()
+            if header["time_parts"]:
+                return self._repeated(self._model.part_times(self._inputs[0]))
+            self._last_s = repeat(run, self._inputs[0], 1, 0)
+            return self._repeated()
         if timing.needs_warm_up(self._last_s):
-            self._run(self._inputs[0])
-        self._last_s = repeat(
-            self._run, self._inputs[0], int(header["number"]), int(header["min_repeat_ms"])
-        )
+            run(self._inputs[0])
+        how_often = int(header["number"]), int(header["min_repeat_ms"])
+        if header["time_parts"]:
+            return self._repeated(repeat_parts(self._model.part_times, self._inputs[0], *how_often))
+        self._last_s = repeat(run, self._inputs[0], *how_often)
         return self._repeated()
 
-    def _repeated(self) -> tuple[dict[str, Any], list[bytes]]:
-        answer = {"op": "repeated", "seconds": self._last_s, "resident_bytes": self._resident_bytes}
-        return answer, []
+    def _repeated(self, part_s: Sequence[float] = ()) -> tuple[dict[str, Any], list[bytes]]:
+        """The answer with what was timed last: all, or the parts that make it up."""
+        if part_s:
+            self._last_s = sum(part_s)
+        return {
+            "op": "repeated",
+            "seconds": self._last_s,
+            "part_s": list(part_s),
+            "resident_bytes": self._resident_bytes,
+        }, []
 
-    def _repeat_cold(self, run: Run) -> tuple[dict[str, Any], list[bytes]]:
-        """One run, after the caches were emptied."""
+    def _flush(self) -> None:
+        """Empty the caches."""
         if self._flushed is None:
             self._flushed = np.zeros(timing.FLUSH_BYTES // 8, dtype=np.int64)
         flush_caches(self._flushed)
-        self._last_s = repeat(run, self._inputs[0], 1, 0)
-        return self._repeated()
 
-    def _load_package(self, artifact: Path, num_threads: int) -> Run:
+    def _load_package(self, artifact: Path, num_threads: int) -> Any:
         unpacked = self._directory / "package"
         unpacked.mkdir()
         return load_package(artifact, unpacked, num_threads)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ class _Variant:
 
     result: VariantResult
     helper: HelperProcess | None = None
+    part_s: list[list[float]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> VariantResult:
+        """With the medians of its parts."""
+        if not self.result.repeats_s:
+            return self.result
+        medians = tuple(map(statistics.median, zip(*self.part_s, strict=True)))
+        return dataclasses.replace(self.result, part_s=medians)
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ class ModelRunner:
                     if variant.helper is not None and not _far_behind(variant, variants):
                         self._guard(variant, lambda v=variant: self._repeat(v, work))  # type: ignore[misc]
         busy_s = time.monotonic() - started - waited
-        return ModelRun(tuple(variant.result for variant in variants), waited, busy_s)
+        return ModelRun(tuple(variant.finished for variant in variants), waited, busy_s)
 
     def _check(
         self,
@@ -165,6 +175,7 @@ class ModelRunner:
             "number": number,
             "min_repeat_ms": config.min_repeat_ms,
             "cold_cache": config.cold_cache,
+            "time_parts": work.time_parts,
         }
         timeout_s = config.timeout_s * (number + 1)  # and its warm-up
         variant.helper.thaw()
@@ -175,6 +186,12 @@ class ModelRunner:
         seconds = frame.header.get("seconds")
         if not isinstance(seconds, float) or not seconds > 0:
             raise _FailedError(MeasurementStatus.GARBAGE, f"{seconds!r} is no time")
+        if work.time_parts:
+            found = _part_times(frame.header.get("part_s"))
+            if variant.part_s and len(found) != len(variant.part_s[0]):
+                message = f"{len(found)} parts, and {len(variant.part_s[0])} before"
+                raise _FailedError(MeasurementStatus.GARBAGE, message)
+            variant.part_s.append(found)
         resident = frame.header.get("resident_bytes")
         variant.result = dataclasses.replace(
             variant.result,
@@ -260,6 +277,13 @@ def _ask(
     if operation != wanted:
         raise _FailedError(MeasurementStatus.GARBAGE, f"answered {operation!r}, not {wanted!r}")
     return frame
+
+
+def _part_times(found: Any) -> list[float]:
+    """One repeat's seconds of each part, as the child says."""
+    if not isinstance(found, list) or not all(isinstance(s, float) and s >= 0 for s in found):
+        raise _FailedError(MeasurementStatus.GARBAGE, f"{str(found)[:200]} are no times")
+    return found
 
 
 def _outputs(frame: Frame, count: int) -> list[Mapping[str, Array]]:

@@ -220,16 +220,18 @@ class ModelVariant(_message.Message):
     def __init__(self, name: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
 class ModelWork(_message.Message):
-    __slots__ = ("variants", "examples", "evaluator", "num_threads")
+    __slots__ = ("variants", "examples", "evaluator", "num_threads", "time_parts")
     VARIANTS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     EVALUATOR_FIELD_NUMBER: _ClassVar[int]
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    TIME_PARTS_FIELD_NUMBER: _ClassVar[int]
     variants: _containers.RepeatedCompositeFieldContainer[ModelVariant]
     examples: Artifact
     evaluator: EvaluatorConfig
     num_threads: int
-    def __init__(self, variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., examples: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ...) -> None: ...
+    time_parts: bool
+    def __init__(self, variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., examples: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ..., time_parts: _Optional[bool] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("lease_id", "job_id", "expires_s", "kernel", "model")
@@ -321,7 +323,7 @@ class Measurement(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., workload_key: _Optional[str] = ..., candidate_key: _Optional[str] = ..., artifact_sha256: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
 
 class VariantResult(_message.Message):
-    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error", "wrong_output", "outputs", "resident_bytes")
+    __slots__ = ("name", "status", "repeats_s", "error", "max_abs_error", "max_rel_error", "wrong_output", "outputs", "resident_bytes", "part_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REPEATS_S_FIELD_NUMBER: _ClassVar[int]
@@ -331,6 +333,7 @@ class VariantResult(_message.Message):
     WRONG_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PART_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     status: MeasurementStatus
     repeats_s: _containers.RepeatedScalarFieldContainer[float]
@@ -340,7 +343,8 @@ class VariantResult(_message.Message):
     wrong_output: str
     outputs: _containers.RepeatedCompositeFieldContainer[OutputError]
     resident_bytes: int
-    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., wrong_output: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
+    part_s: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., repeats_s: _Optional[_Iterable[float]] = ..., error: _Optional[str] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., wrong_output: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[OutputError, _Mapping]]] = ..., resident_bytes: _Optional[int] = ..., part_s: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class OutputError(_message.Message):
     __slots__ = ("name", "max_abs_error", "max_rel_error")
@@ -550,8 +554,15 @@ class EngineResult(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., max_abs_error: _Optional[float] = ..., max_rel_error: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
 
 class RegionResult(_message.Message):
-    __slots__ = ("first", "last", "engine", "latency_ms")
+    __slots__ = ("first", "last", "engine", "latency_ms", "inner_ms")
     class LatencyMsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class InnerMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -562,11 +573,13 @@ class RegionResult(_message.Message):
     LAST_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    INNER_MS_FIELD_NUMBER: _ClassVar[int]
     first: str
     last: str
     engine: str
     latency_ms: _containers.ScalarMap[str, float]
-    def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    inner_ms: _containers.ScalarMap[str, float]
+    def __init__(self, first: _Optional[str] = ..., last: _Optional[str] = ..., engine: _Optional[str] = ..., latency_ms: _Optional[_Mapping[str, float]] = ..., inner_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ModelResult(_message.Message):
     __slots__ = ("untuned_ms", "tuned_ms", "max_abs_error", "max_rel_error", "package_filename", "package_sha256", "package_size_bytes", "tuned_low_ms", "tuned_high_ms", "engines", "engine", "left_to_engine", "mixed_ms", "regions", "threads", "outputs", "weights_bytes", "workspace_bytes", "labels", "operators")

@@ -222,12 +222,14 @@ class ModelVariant:
 
 @dataclass(frozen=True)
 class ModelWork:
-    """Check and time variants of a whole model in turn, in one run."""
+    """Check and time variants of a whole model in turn, in one run; and, with ``time_parts``, each
+    part of each variant."""
 
     variants: tuple[ModelVariant, ...]
     examples: Artifact
     evaluator: EvaluatorConfig
     num_threads: int
+    time_parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,8 @@ class OutputError:
 @dataclass(frozen=True)
 class VariantResult:
     """One variant's outcome: ``repeats_s`` in seconds per inference, and the first output that is
-    wrong, if one is. ``resident_bytes`` is the peak of the process that ran it, 0 if not known."""
+    wrong, if one is. ``resident_bytes`` is the peak of the process that ran it, 0 if not known.
+    ``part_s`` are the medians in seconds of each part within a run, if they were asked for."""
 
     name: str
     status: MeasurementStatus
@@ -348,6 +351,7 @@ class VariantResult:
     wrong_output: str = ""
     outputs: tuple[OutputError, ...] = ()
     resident_bytes: int = 0
+    part_s: tuple[float, ...] = ()
 
     @property
     def latency_ms(self) -> float | None:
@@ -550,13 +554,15 @@ MIXED = "mixed"
 
 @dataclass(frozen=True)
 class RegionResult:
-    """A region of the model, from its first operator to its last, alone in everything that can run
-    it, with the way in and out; and in what it runs in the mixture."""
+    """A region of the model, from its first operator to its last: what it takes in everything that
+    can run it, with the way in and out, and inside of more that runs there; and where it is best
+    run as a part of the whole model."""
 
     first: str
     last: str
     engine: str
     latency_ms: Mapping[str, float] = field(default_factory=dict)
+    inner_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 UNTUNED = "untuned"

@@ -25,7 +25,11 @@ ONCE = EvaluatorConfig(number=1, repeat=1, min_repeat_ms=1)
 
 
 async def measure(
-    ways: Mapping[str, Packaged], examples: bytes, evaluator: EvaluatorConfig | None = None
+    ways: Mapping[str, Packaged],
+    examples: bytes,
+    evaluator: EvaluatorConfig | None = None,
+    *,
+    time_parts: bool = False,
 ) -> ModelMeasurement:
     """Verify and time ways to run a model, on one CPU."""
     variants = tuple(
@@ -33,7 +37,7 @@ async def measure(
     )
     runner = ModelRunner(describe_cpu("test", None, sorted(os.sched_getaffinity(0))[:1], False))
     try:
-        work = ModelWork(variants, Artifact.of(examples), evaluator or ONCE, 1)
+        work = ModelWork(variants, Artifact.of(examples), evaluator or ONCE, 1, time_parts)
         run = runner.run(work, lambda artifact: artifact.data)
     finally:
         runner.close()

@@ -215,7 +215,7 @@ def test_the_engines_packages_run_the_model(
     assert own_share(packages["onnxruntime"], small_model()) == OwnShare(0.0, 0.0)
     archive = tmp_path / "a.whl"
     archive.write_bytes(packages["onnxruntime"])
-    run = load_package(archive, tmp_path / "unpacked", 1)
+    run = load_package(archive, tmp_path / "unpacked", 1).run
     assert run({"x": np.ones((4, 16), np.float32)})["y"].shape == (4, 16)
 
 

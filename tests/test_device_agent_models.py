@@ -41,7 +41,9 @@ def examples(scale: float = 2.0) -> Artifact:
     return Artifact.of(file.getvalue())
 
 
-def package(body: str, prelude: str = "", top_level: str = "doubler") -> Artifact:
+def package(
+    body: str, prelude: str = "", top_level: str = "doubler", part_times: str = "return [1.0]"
+) -> Artifact:
     """A wheel whose model's ``run`` is ``body``."""
     source = f"""
 import os, signal, time, numpy as np
@@ -51,6 +53,8 @@ class Model:
         self.num_threads = num_threads
     def run(self, inputs):
         {body}
+    def part_times(self, inputs):
+        {part_times}
 """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as wheel:
@@ -74,11 +78,12 @@ def run(
     *variants: Artifact,
     config: EvaluatorConfig = CONFIG,
     data: Artifact | None = None,
+    time_parts: bool = False,
 ) -> list[VariantResult]:
     named = tuple(
         ModelVariant(f"variant{number}", artifact) for number, artifact in enumerate(variants)
     )
-    work = ModelWork(named, data or examples(), config, 1)
+    work = ModelWork(named, data or examples(), config, 1, time_parts)
     done = runner.run(work, lambda artifact: artifact.data)
     assert done.busy_s > 0
     assert [result.name for result in done.variants] == [variant.name for variant in named]
@@ -102,6 +107,35 @@ def test_one_that_is_far_behind_is_timed_in_fewer_rounds(runner: ModelRunner) ->
     behind, first, second = run(runner, slow, package(GOOD), package(GOOD), config=config)
     assert len(behind.repeats_s) == ENOUGH_ROUNDS
     assert len(first.repeats_s) == len(second.repeats_s) == ENOUGH_ROUNDS + 2
+
+
+@pytest.mark.parametrize("cold_cache", [False, True])
+def test_parts_are_timed_where_they_are_asked_for(runner: ModelRunner, cold_cache: bool) -> None:
+    config = replace(CONFIG, cold_cache=cold_cache)
+    parts = package(GOOD, part_times="return [0.25, 0.5]")
+    (timed,) = run(runner, parts, config=config, time_parts=True)
+    assert timed.part_s == (0.25, 0.5)
+    assert timed.repeats_s == (0.75,) * 3
+    (whole,) = run(runner, parts, config=config)
+    assert whole.part_s == ()
+
+
+@pytest.mark.parametrize(
+    ("part_times", "status", "words"),
+    [
+        ("raise KeyError('oops')", MeasurementStatus.CRASHED, "oops"),
+        ("return [-1.0, 2.0]", MeasurementStatus.GARBAGE, "are no times"),
+        ("CALLS.append(1.0); return CALLS", MeasurementStatus.GARBAGE, "2 parts, and 1 before"),
+    ],
+)
+def test_times_of_parts_that_can_not_be(
+    runner: ModelRunner, part_times: str, status: MeasurementStatus, words: str
+) -> None:
+    bad = package(GOOD, prelude="CALLS = []", part_times=part_times)
+    (result,) = run(runner, bad, time_parts=True)
+    assert result.status is status, result.error
+    assert words in result.error
+    assert result.part_s == result.repeats_s == ()
 
 
 FAULTS = {

@@ -217,8 +217,12 @@ def test_more_operators_than_the_picture_shows_share_a_row() -> None:
 def test_a_mixture_is_shown_by_its_regions() -> None:
     assert JOB.result is not None
     regions = (
-        RegionResult("first", "middle", "tunefarm", {"tunefarm": 0.2, "openvino": 0.3}),
-        RegionResult(NASTY, "last", "openvino", {"openvino": 0.4}),
+        RegionResult(
+            *("first", "middle", "tunefarm"),
+            {"tunefarm": 0.2, "openvino": 0.3},
+            {"tunefarm": 0.1, "openvino": 0.25},
+        ),
+        RegionResult(NASTY, "last", "openvino", {"openvino": 0.4}, {"openvino": 0.3}),
     )
     result = replace(JOB.result, engine=MIXED, mixed_ms=0.65, regions=regions)
     page = html_report(data(replace(JOB, result=result)), 0.0)
@@ -226,7 +230,9 @@ def test_a_mixture_is_shown_by_its_regions() -> None:
     assert "The package runs a mixture of our code and other engines: 0.650 ms" in text
     assert "cut into 2 regions" in text
     assert "Mixture0.650–1.00" in text
+    assert "with 1 in tunefarm and 1 in OpenVINO. That mixture is packaged" in text
     picture = next(p for p in pictures(page) if "region" in (p[0].text or ""))
+    assert "0.100 ms, 25.0 %" in (picture[1].text or "")
     chosen = [e.text for e in picture.iter("text") if e.get("class") == "label chosen"]
     assert chosen == ["1. tunefarm", "2. OpenVINO"]
 

@@ -110,12 +110,14 @@ MODEL = records.ModelWork(
     examples=REFERENCE,
     evaluator=EVALUATOR,
     num_threads=2,
+    time_parts=True,
 )
 OUTPUT = records.OutputError("y", 0.75, 0.5)
 VARIANT = records.VariantResult(
     *("tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5, "y"),
     outputs=(OUTPUT,),
     resident_bytes=2**33,
+    part_s=(0.125, 0.25),
 )
 SPEC = records.JobSpec(
     model_name="cls",
@@ -133,7 +135,9 @@ SPEC = records.JobSpec(
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
 ENGINE = records.EngineResult("openvino", "1", 3.0, 2.5, 3.5, 1e-6, 1e-5, "odd")
-REGION = records.RegionResult("Conv (a)", "Relu (b)", "openvino", {"openvino": 1.5})
+REGION = records.RegionResult(
+    "Conv (a)", "Relu (b)", "openvino", {"openvino": 1.5}, {"openvino": 1.25}
+)
 THREADS = records.ThreadResult("mixed", 2, 1.5, 1.25, 1.75, 2**33)
 RESULT = records.ModelResult(
     *(90.0, 3.5, 1e-6, 1e-5, "cls-1.whl", "cd" * 32, 2**33, 3.25, 3.75, (ENGINE,), "openvino"),

@@ -26,7 +26,6 @@ from protos.records import (
     JobSpec,
     MeasurementStatus,
     ModelMeasurement,
-    VariantResult,
 )
 from tests import local_device, models
 
@@ -131,10 +130,10 @@ def test_what_is_twice_as_fast_is_so_everywhere(
 
 
 class Device:
-    """This machine, but the times that it reports are made up."""
+    """This machine, but the times of the regions that it reports are made up."""
 
-    def __init__(self, alone_ms: list[dict[str, float]]) -> None:
-        self._alone_ms = iter(alone_ms)
+    def __init__(self, part_ms: Mapping[str, tuple[float, ...]]) -> None:
+        self._part_ms = part_ms
         self.checked: list[dict[str, MeasurementStatus]] = []
 
     async def measure(
@@ -142,12 +141,20 @@ class Device:
         ways: Mapping[str, Packaged],
         examples: bytes,
         evaluator: EvaluatorConfig | None = None,
+        *,
+        time_parts: bool = False,
     ) -> ModelMeasurement:
-        found = await local_device.measure(ways, examples)
+        found = await local_device.measure(ways, examples, time_parts=time_parts)
         self.checked.append({one.name: one.status for one in found.variants})
-        times = next(self._alone_ms)
+        if not time_parts:
+            assert not any(one.part_s for one in found.variants)
+            return found
+        for one in found.variants:
+            assert len(one.part_s) == len(ways[one.name].parts)
+            assert all(second > 0 for second in one.part_s)
         faked = tuple(
-            VariantResult(one.name, one.status, (times[one.name] / 1e3,)) for one in found.variants
+            replace(one, part_s=tuple(ms / 1e3 for ms in self._part_ms[one.name]))
+            for one in found.variants
         )
         return replace(found, variants=faked)
 
@@ -155,41 +162,49 @@ class Device:
 def search(data: bytes, device: Device) -> MixtureSearch:
     imported = import_model(data, {}, TARGET)
     used = EngineUsed("onnxruntime", engines.installed()["onnxruntime"], "MIT")
-    manifest = local_device.manifest(imported, TARGET)
-    spec = JobSpec("mixed", "ab" * 32, TARGET, trials=1)
     return MixtureSearch(
-        *(
-            spec,
-            data,
-            {},
-            {},
-            {},
-            manifest,
-            {used.name: used},
-            False,
-            local_device.run_here,
-            device.measure,
-        ),
+        spec=JobSpec("mixed", "ab" * 32, TARGET, trials=1),
+        model=data,
+        examples=make_examples(data, {}, 2, 0),
+        traces={},
+        algorithms={},
+        kernel_us={},
+        manifest=local_device.manifest(imported, TARGET),
+        engines={used.name: used},
+        cold_cache=False,
+        run=local_device.run_here,
+        measure=device.measure,
     )
 
 
 def test_a_mixture_is_made_of_what_is_fastest_and_computes_the_same() -> None:
     data = models.several_steps(4)
-    times = [{OWN: 1.0, "onnxruntime": 2.0}] * 2 + [{OWN: 2.0, "onnxruntime": 1.0}]
-    device = Device([*times, {"mixed": 1.0}])
-    found = asyncio.run(search(data, device).find({OWN: 4.0, "onnxruntime": 5.0}))
+    device = Device({OWN: (1.0, 1.0, 1.0, 2.0), "onnxruntime": (2.0, 2.0, 2.0, 1.0)})
+    found = asyncio.run(search(data, device).find({OWN: 5.0, "onnxruntime": 7.0}))
     assert found is not None
-    assert all(set(one.values()) == {MeasurementStatus.OK} for one in device.checked), "each alone"
+    assert found.way is not None
+    assert [set(one.values()) for one in device.checked] == [{MeasurementStatus.OK}]
     assert [part.engine for part in found.way.parts] == [OWN, "onnxruntime"], "neighbours joined"
-    assert [region.engine for region in found.regions] == [OWN, OWN, "onnxruntime"]
-    assert dict(found.regions[0].latency_ms) == times[0]
-    examples = make_examples(data, {}, 2, 0)
-    asyncio.run(device.measure({"mixed": found.way}, examples))
+    assert [region.engine for region in found.regions] == [OWN, OWN, OWN, "onnxruntime"]
+    assert dict(found.regions[0].latency_ms) == {OWN: 1.0, "onnxruntime": 2.0}
+    assert dict(found.regions[0].inner_ms) == {OWN: 1.0, "onnxruntime": 2.0}
+    asyncio.run(device.measure({"mixed": found.way}, make_examples(data, {}, 2, 0)))
     assert device.checked[-1] == {"mixed": MeasurementStatus.OK}
 
 
 def test_no_mixture_where_one_is_the_fastest_everywhere() -> None:
-    device = Device([{OWN: 1.0, "onnxruntime": 2.0}] * 3)
-    whole = {OWN: 3.0, "onnxruntime": 6.0}
+    device = Device({OWN: (1.0, 1.0, 1.0, 1.0), "onnxruntime": (2.0, 2.0, 2.0, 2.0)})
+    whole = {OWN: 4.0, "onnxruntime": 8.0}
     found = asyncio.run(search(models.several_steps(4), device).find(whole))
-    assert found is None
+    assert found is not None
+    assert found.way is None
+    assert [region.engine for region in found.regions] == [OWN] * 4, "their times are told"
+
+
+def test_an_engine_that_fails_is_in_no_mixture() -> None:
+    device = Device({OWN: (), "onnxruntime": (2.0, 2.0, 2.0, 2.0)})
+    found = asyncio.run(
+        search(models.several_steps(4), device).find({OWN: 4.0, "onnxruntime": 8.0})
+    )
+    assert found is not None
+    assert [dict(region.latency_ms) for region in found.regions] == [{"onnxruntime": 2.0}] * 4

@@ -45,7 +45,7 @@ answered from the tuning log. --json prints one object on standard output:
               "tied","trials"}],
    "latency_ms": {"untuned","tuned","tuned_interval","packaged","mixed","onnxruntime",
                   "openvino"},
-   "engine", "left_to_engine", "regions": [{"first","last","engine","latency_ms"}],
+   "engine", "left_to_engine", "regions": [{"first","last","engine","latency_ms","inner_ms"}],
    "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error","max_rel_error",
                 "error"}],
    "labels", "efficiency": [{"name","latency_ms","packaged","inferences_per_price","energy_mj"}],

@@ -41,7 +41,9 @@ def region_starts(model: Any, most: int) -> tuple[int, ...]:
 
 
 def _even(work: Sequence[float], allowed: Collection[int], most: int) -> tuple[int, ...]:
-    """Where to begin a new region, so that each has its share of the work."""
+    """Where to begin a new region: everywhere, or so that each has its share of the work."""
+    if len(allowed) < most:
+        return (0, *sorted(allowed))
     total, done, starts = sum(work), 0.0, [0]
     for index, amount in enumerate(work):
         due = done >= len(starts) / most * total

@@ -137,9 +137,10 @@ class Finisher:
         self._warn_of_wrong(measurement, choices)
         await self._refuse_wrong(stage, measurement, best, choices, ways, examples)
         regions: tuple[RegionResult, ...] = ()
-        mixture = await self._mixture(stage, ways, measurement, best, choices)
+        mixture = await self._mixture(stage, ways, measurement, best, choices, examples)
         if mixture is not None:
             regions = mixture.regions
+        if mixture is not None and mixture.way is not None:
             ways = {UNTUNED: ways[UNTUNED], best.name: ways[best.name], MIXED: mixture.way} | {
                 name: ways[name] for name in self._engines
             }
@@ -272,6 +273,7 @@ class Finisher:
         measurement: ModelMeasurement,
         tuned: VariantResult,
         choices: Sequence[_Choice],
+        examples: bytes,
     ) -> Mixture | None:
         """The model with some regions in another engine, if that may be faster than both."""
         timed = {one.name: one.latency_ms for one in measurement.variants}
@@ -281,13 +283,14 @@ class Finisher:
             return None
         if not is_worth_a_look(own_ms, list(engines_ms.values())):
             return None
-        await stage("timing regions of the model in other engines")
+        await stage("timing each operator in the other engines")
         choice = choices[_index(tuned.name)]
         # A region may end inside of what is one kernel in the whole model.
         selection = {**choices[-1].selection, **choice.selection}
         search = MixtureSearch(
             spec=self._job.spec,
             model=self._model,
+            examples=examples,
             traces=_Choice(choice.imported, selection).traces,
             algorithms=choice.imported.algorithms,
             kernel_us={
@@ -307,6 +310,8 @@ class Finisher:
         examples: bytes,
         evaluator: EvaluatorConfig | None = None,
         num_threads: int = 0,
+        *,
+        time_parts: bool = False,
     ) -> ModelMeasurement:
         """All of them in one run on the device, as users will run the packages; with all of its
         threads, if not told otherwise."""
@@ -319,6 +324,7 @@ class Finisher:
             Artifact.of(examples),
             evaluator or self._evaluator,
             num_threads or self._device.num_threads,
+            time_parts,
         )
         return await self._fleet.measure_model(self._job.job_id, self._device.kind, work)
 

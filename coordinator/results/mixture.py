@@ -1,39 +1,41 @@
 """A model of which some regions run in our own code and others in an engine, if that may pay.
 
-Its regions are timed on the device in everything that can run them, each alone, with the way in and
-out; a placement is chosen by those times (``placement``), its neighbours in one engine are joined,
-and the result is one more way to run the model, to be verified and timed as a whole like the
-others.
+Its regions, about one for each convolution or matrix product, are timed on the device in everything
+that can run them, each with the way in and out; a placement is chosen by those times
+(``placement``), its neighbours in one engine are joined, and the result is one more way to run the
+model, to be verified and timed as a whole like the others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from coordinator.frontend.importer import Region, find_regions, import_regions
+from coordinator.frontend.legalization import Algorithms
 from coordinator.package.manifest import EngineUsed, Manifest
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts
+from coordinator.results.engine_parts import engine_parts
 from coordinator.results.packaged import Measure, Packaged, Run
 from coordinator.results.placement import Cost, Placement, place, shares
-from coordinator.results.verify import slice_examples
+from protos.engines import REFERENCE_ENGINE
+from protos.errors import JobFailed
 from protos.records import OWN, EvaluatorConfig, JobSpec, RegionResult
 
 log = logging.getLogger(__name__)
 
-MOST_REGIONS = 8
-"""More would be timed more finely, and each takes some seconds of the device."""
+MOST_REGIONS = 96
+"""Each is compiled by itself, which takes half a second."""
 
 WITHIN = 2.0
 """If the best engine takes more than this times our own time, or the other way round, regions are
 not looked at: where one is twice as fast as the other, it is so nearly everywhere."""
 
-EXAMPLES = 2
-
-EVALUATOR = EvaluatorConfig(number=1, repeat=10, min_repeat_ms=20, timeout_s=120.0)
+EVALUATOR = EvaluatorConfig(number=1, repeat=12, min_repeat_ms=40, timeout_s=120.0)
 
 
 def is_worth_a_look(own_ms: float, engines_ms: Sequence[float]) -> bool:
@@ -66,22 +68,24 @@ def costs(
 
 @dataclass(frozen=True)
 class Mixture:
-    """The way to run the model, and what each region took in what."""
+    """What each region takes in what, and the model with each where it is fastest; ``way`` is None
+    if that is the same engine for all."""
 
-    way: Packaged
+    way: Packaged | None
     regions: tuple[RegionResult, ...]
 
 
 @dataclass(frozen=True)
 class MixtureSearch:
-    """What it takes to look for one: the job's model, the records of the tuned one in ``traces``
-    with its ``algorithms`` and what their kernels take, its manifest, the device's
+    """What it takes to look for one: the job's model and examples, the records of the tuned one in
+    ``traces`` with its ``algorithms`` and what their kernels take, its manifest, the device's
     engines; a builder's ``run``, and ``measure`` on the device."""
 
     spec: JobSpec
     model: bytes
+    examples: bytes = field(repr=False)
     traces: Mapping[str, str]
-    algorithms: Mapping[str, int]
+    algorithms: Algorithms
     kernel_us: Mapping[str, float]
     manifest: Manifest
     engines: Mapping[str, EngineUsed]
@@ -90,28 +94,29 @@ class MixtureSearch:
     measure: Measure
 
     async def find(self, whole_ms: Mapping[str, float]) -> Mixture | None:
-        """A mixture that should be faster than each of ``whole_ms``, the whole model's times in our
-        own code and in the engines; None if there is none."""
-        spec = self.spec
-        starts = await self.run(find_regions, self.model, spec.shapes, MOST_REGIONS)
+        """The placement that should be the fastest, by ``whole_ms``, the whole model's times in our
+        own code and in the engines; None if the model has no regions, or none could be timed."""
+        starts = await self.run(find_regions, self.model, self.spec.shapes, MOST_REGIONS)
         if len(starts) < 2:
             return None
         regions = await self._import(starts, [True] * len(starts))
-        examples = await self.run(
-            slice_examples, self.model, spec.shapes, starts, EXAMPLES, spec.seed
-        )
-        alone_ms = [
-            await self._time(region, given) for region, given in zip(regions, examples, strict=True)
-        ]
-        placement = place(costs(alone_ms, whole_ms, self._kernels_ms(regions)))
-        log.info("regions take %s ms: %s", alone_ms, placement)
-        if placement is None or len(set(placement.engines)) == 1:
+        alone_ms = await self._time(regions)
+        found = costs(alone_ms, whole_ms, self._kernels_ms(regions))
+        placement = place(found)
+        log.info("%d regions are placed: %s", len(regions), placement)
+        if placement is None:
             return None
         results = tuple(
-            RegionResult(region.first, region.last, engine, took_ms)
-            for region, engine, took_ms in zip(regions, placement.engines, alone_ms, strict=True)
+            RegionResult(
+                *(region.first, region.last, engine, took_ms),
+                {name: cost.inner_ms for name, cost in cost_of.items()},
+            )
+            for region, engine, took_ms, cost_of in zip(
+                regions, placement.engines, alone_ms, found, strict=True
+            )
         )
-        return Mixture(await self._join(starts, placement), results)
+        mixed = len(set(placement.engines)) > 1
+        return Mixture(await self._join(starts, placement) if mixed else None, results)
 
     def _kernels_ms(self, regions: Sequence[Region]) -> list[float]:
         """What our own kernels of each region take, those without a record left out."""
@@ -123,43 +128,58 @@ class MixtureSearch:
     async def _import(self, starts: Sequence[int], wanted: Sequence[bool]) -> tuple[Region, ...]:
         spec = self.spec
         regions: tuple[Region, ...] = await self.run(
-            import_regions,
-            self.model,
-            spec.shapes,
-            spec.target_json,
-            starts,
-            wanted,
-            self.algorithms,
+            *(import_regions, self.model, spec.shapes, spec.target_json),
+            *(starts, wanted, self.algorithms),
         )
         return regions
 
-    async def _time(self, region: Region, examples: bytes) -> dict[str, float]:
-        """Milliseconds of a region alone in everything that runs it right."""
-        described = replace(
-            self.manifest,
-            inputs=tuple((tensor.name, tensor.spec) for tensor in region.inputs),
-            outputs=tuple((tensor.name, tensor.spec) for tensor in region.outputs),
-            engines=tuple(self.engines.values()),
-        )
-        ways = {
-            name: Packaged((_in_engine(region, name),), replace(described, engines=(used,)))
-            for name, used in self.engines.items()
-        }
-        if region.ours is not None:
-            ways[OWN] = Packaged(await self._compile(region), described)
-        evaluator = replace(EVALUATOR, cold_cache=self.cold_cache)
-        measurement = await self.measure(ways, examples, evaluator)
-        return {
-            variant.name: variant.latency_ms
-            for variant in measurement.variants
-            if variant.latency_ms is not None
-        }
+    async def _time(self, regions: Sequence[Region]) -> list[dict[str, float]]:
+        """Milliseconds that each region takes in everything that runs it right.
 
-    async def _compile(self, region: Region) -> tuple[PartFiles, ...]:
+        The model is cut into its regions, and all are run one after the other: once all of ours,
+        and once all in each engine. What can't run there runs in ONNX Runtime meanwhile.
+        """
+        able: dict[str, list[PartFiles | None]] = {
+            name: await self._in_engine(name, regions) for name in self.engines
+        }
+        able[OWN] = list(await asyncio.gather(*map(self._compile, regions)))
+        reference = able[REFERENCE_ENGINE]
+        ways = {}
+        for name, parts in able.items():
+            filled = [part or other for part, other in zip(parts, reference, strict=True)]
+            ways[name] = self._packaged([part for part in filled if part is not None])
+        evaluator = replace(EVALUATOR, cold_cache=self.cold_cache)
+        measurement = await self.measure(ways, self.examples, evaluator, time_parts=True)
+        found: list[dict[str, float]] = [{} for _ in regions]
+        for variant in measurement.variants:
+            if len(variant.part_s) != len(regions):
+                log.info("no region is timed in %s: %s", variant.name, variant.error)
+                continue
+            for region, part, seconds in zip(
+                found, able[variant.name], variant.part_s, strict=True
+            ):
+                if part is not None:
+                    region[variant.name] = seconds * 1e3
+        return found
+
+    async def _in_engine(self, name: str, regions: Sequence[Region]) -> list[PartFiles | None]:
+        """Each region as a part of this engine's; None where the engine can't run it."""
+        parts: list[PartFiles | None] = await self.run(engine_parts, name, regions)
+        return parts
+
+    async def _compile(self, region: Region) -> PartFiles | None:
+        """A region as a part of our own code; None if it can't be imported."""
+        if region.ours is None:
+            return None
         parts: tuple[PartFiles, ...] = await self.run(
             compile_parts, (region.ours,), self.spec.target_json, self.traces
         )
-        return parts
+        return parts[0]
+
+    def _packaged(self, parts: Sequence[PartFiles]) -> Packaged:
+        names = {part.engine for part in parts}
+        used = tuple(used for name, used in self.engines.items() if name in names)
+        return Packaged(tuple(parts), replace(self.manifest, engines=used))
 
     async def _join(self, starts: Sequence[int], placement: Placement) -> Packaged:
         """The placed regions, neighbours in one engine as one part."""
@@ -173,17 +193,13 @@ class MixtureSearch:
         regions = await self._import(
             [start for _, start in joined], [engine == OWN for engine in names]
         )
-        parts: list[PartFiles] = []
+        parts = []
         for engine, region in zip(names, regions, strict=True):
             if engine == OWN:
-                parts += await self._compile(region)
+                part = await self._compile(region)
             else:
-                parts.append(_in_engine(region, engine))
-        used = tuple(used for name, used in self.engines.items() if name in names)
-        return Packaged(tuple(parts), replace(self.manifest, engines=used))
-
-
-def _in_engine(region: Region, engine: str) -> PartFiles:
-    inputs = tuple(tensor.name for tensor in region.inputs)
-    outputs = tuple(tensor.name for tensor in region.outputs)
-    return PartFiles(engine, inputs, outputs, region.onnx)
+                (part,) = await self._in_engine(engine, [region])
+            if part is None:
+                raise JobFailed(f"{engine} runs each region from {region.first} on, and not all")
+            parts.append(part)
+        return self._packaged(parts)

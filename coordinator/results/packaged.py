@@ -36,5 +36,8 @@ class Measure(Protocol):
         ways: Mapping[str, Packaged],
         examples: bytes,
         evaluator: EvaluatorConfig | None = None,
+        *,
+        time_parts: bool = False,
     ) -> ModelMeasurement:
-        """In the order of ``ways``; by default as whole models are timed."""
+        """In the order of ``ways``; by default as whole models are timed. ``time_parts`` asks for
+        the times of their parts, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,6 @@ from protos.records import (
     EngineResult,
     Job,
     ModelResult,
-    RegionResult,
     TaskProgress,
 )
 
@@ -254,9 +254,7 @@ def _summary(job: Job, package_path: str | None, log_url: str) -> list[str]:
             if one.name not in timed
         ]
         if result.regions:
-            lines += [f"region       {_region(one)}" for one in result.regions]
-            mixed = "wrong or failed" if result.mixed_ms is None else f"{result.mixed_ms:.3f} ms"
-            lines.append(f"mixture      of these regions, each where it is said to run: {mixed}")
+            lines.append(f"regions      {_regions(result)}")
         if result.left_to_engine:
             lines.append(f"parts        {_parts(result.left_to_engine)}")
         lines.append(f"packaged     {_packaged(result)}")
@@ -309,10 +307,15 @@ def _packaged(result: ModelResult) -> str:
     )
 
 
-def _region(one: RegionResult) -> str:
-    """A region's line: where it runs in the mixture, and what it takes alone."""
-    times = ", ".join(f"{engine_title(name)} {ms:.3f} ms" for name, ms in one.latency_ms.items())
-    return f"{one.first} to {one.last}: {engine_title(one.engine)} ({times})"
+def _regions(result: ModelResult) -> str:
+    """How many regions are best run where, and what the mixture of them takes."""
+    counts = Counter(engine_title(one.engine) for one in result.regions)
+    said = ", ".join(f"{count} best in {name}" for name, count in counts.most_common())
+    text = f"{len(result.regions)} timed in everything that runs them: {said}"
+    if len(counts) == 1:
+        return text
+    mixed = "wrong or failed" if result.mixed_ms is None else f"{result.mixed_ms:.3f} ms"
+    return f"{text}; that mixture: {mixed}"
 
 
 def _parts(operators: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ import numpy as np
 from protos.errors import BadModel
 from protos.records import Shape, TensorSpec
 
-from ..frontend.onnx_model import fold, graph_inputs, load_model
-from ..frontend.regions import slices
+from ..frontend.onnx_model import graph_inputs, load_model
 from .input_ranges import Range, integer_ranges
 from .quantised import Tolerance, is_quantised, tolerances
 
@@ -100,25 +99,6 @@ def make_examples(data: bytes, shapes: Mapping[str, Shape], count: int = 3, seed
         log.warning("examples rejected: %s", reason)
         reasons.append(reason)
     raise BadModel(f"no examples to verify the model with: {reasons[-1]}")
-
-
-def slice_examples(
-    data: bytes, shapes: Mapping[str, Shape], starts: Sequence[int], count: int, seed: int
-) -> list[bytes]:
-    """Examples of each region of the folded model that begins at one of these nodes: what goes in
-    and out of it in the model's own examples."""
-    whole = load_examples(make_examples(data, shapes, count, seed))
-    values = [dict(inputs) for inputs, _ in whole]
-    found = []
-    for part in slices(fold(load_model(data, shapes)), starts):
-        run = _reference(part)
-        names = [value.name for value in graph_inputs(part.graph)]
-        inputs = [{name: known[name] for name in names} for known in values]
-        outputs = [run(example) for example in inputs]
-        for known, out in zip(values, outputs, strict=True):
-            known.update(out)
-        found.append(_packed(part, inputs, outputs))
-    return found
 
 
 def softmax_outputs(model: Any) -> tuple[str, ...]:

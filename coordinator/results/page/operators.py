@@ -15,7 +15,7 @@ SHOWN = 20
 
 _TIMES = (
     "A time is that of one run; a share counts all runs of an inference, among the operators as "
-    "they are now. Other engines are timed as a whole and by region, never by operator."
+    "they are now. What other engines take is in the next section, by region."
 )
 
 _UNCERTAINTY = (
