@@ -20,8 +20,9 @@ from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.onnx_model import load_model
 from coordinator.frontend.target import cpu_flags
 from coordinator.package.manifest import Manifest
-from coordinator.package.wheel import PartFiles, write_wheel
+from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_parts
+from coordinator.results.engine_parts import CannotRun, engine_part
 from coordinator.results.engines import engine_manifest, engines_used
 from coordinator.results.selection import selections
 from coordinator.search.composition import Known, compose
@@ -58,29 +59,26 @@ def own_share(wheel: bytes, model: bytes) -> OwnShare:
     if all(ours) or not any(ours):
         return OwnShare(float(all(ours)), float(all(ours)))
     nodes = len(onnx.load_from_string(model).graph.node)
-    theirs = sum(_nodes(wheel, part) for part in manifest["parts"] if part["engine"] != OWN)
+    theirs = sum(part["operators"] for part in manifest["parts"] if part["engine"] != OWN)
     records_us = [record["weight"] * (record["latency_us"] or 0) for record in manifest["records"]]
     own = sum(records_us) / 1e3 / manifest["latency"]["tuned_ms"]
     return OwnShare(max(0.0, 1 - theirs / nodes), min(1.0, own))
 
 
-def _nodes(wheel: bytes, part: Mapping[str, Any]) -> int:
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        (path,) = [name for name in archive.namelist() if name.endswith(f"/{part['files']}")]
-        return len(onnx.load_from_string(archive.read(path)).graph.node)
-
-
 def engine_packages(
     manifest: Mapping[str, Any], model: bytes, shapes: Mapping[str, Shape], device: Device
 ) -> dict[str, bytes]:
-    """The package for each engine of the device, by its name; ``manifest`` is of any package."""
+    """The package for each engine of the device that can run the model, by its name; ``manifest``
+    is of any package."""
     described = _described(manifest)
     inputs = tuple(name for name, _ in described.inputs)
     outputs = tuple(name for name, _ in described.outputs)
     fixed: bytes = load_model(model, shapes).SerializeToString()
     found = {}
     for name, used in engines_used(device).items():
-        part = PartFiles(name, inputs, outputs, fixed)
+        part = engine_part(name, fixed, inputs, outputs)
+        if isinstance(part, CannotRun):
+            continue
         found[name] = write_wheel([part], engine_manifest(described, used))[1]
     return found
 

@@ -48,8 +48,10 @@ class CloseSet:
     latencies_us: tuple[float, ...]
 
 
-def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSet:
-    """Draw, time, mutate, time; raises RuntimeError if fewer than two run."""
+def close_set(
+    task: Task, target: str, seed: int, device: LoneDevice, drawn: int = DRAWN, least: int = 2
+) -> CloseSet:
+    """Draw, time, mutate, time; raises RuntimeError if fewer than ``least`` run."""
     import tvm
 
     register_intrinsics(target)
@@ -72,13 +74,13 @@ def close_set(task: Task, target: str, seed: int, device: LoneDevice) -> CloseSe
                 trace = trace_to_json(program.trace)
                 found[kernel.name] = (measurement.latency_us, kernel, trace, program)
 
-    threads = [False] * DRAWN
+    threads = [False] * drawn
     try_out(evolution.sample(threads))
     fastest = sorted(found.values(), key=lambda item: item[0])[:PARENTS]
     if fastest:
         try_out(evolution.mutate([program for *_, program in fastest], threads))
     close = sorted(found.values(), key=lambda item: item[0])[:CLOSE]
-    if len(close) < 2:
+    if len(close) < least:
         raise RuntimeError(
             f"{task.name}, seed {seed}: too few could be timed; is the machine quiet?"
         )

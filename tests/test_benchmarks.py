@@ -8,13 +8,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tvm
+from tvm import te
 
-from benchmarks import peak, throughput, time_to_quality
+from benchmarks import layouts, peak, throughput, time_to_quality
 from benchmarks.farm import FarmRun, FarmTrial, kernel_s, read_run, run_farm
 from benchmarks.operators import Operator, conv2d, depthwise, matmul, operators
 from benchmarks.pairs import Pair, stock_stages
@@ -287,3 +290,31 @@ def test_the_farm_on_a_small_operator() -> None:
     verdict = replace(_pair(SMALL["matmul"], 1.0), farm=run)
     assert throughput.stages_table([verdict])
     assert run.workload_json == imported_task(SMALL["matmul"], TARGET).workload_json
+
+
+@pytest.mark.parametrize(
+    "one", [layouts.Convolution("c", 32, 48, 7, step=2), layouts.Convolution("c", 32, 16, 5, 1)]
+)
+def test_all_layouts_are_the_same_convolution(one: layouts.Convolution) -> None:
+    generator = np.random.default_rng(0)
+    maps = generator.standard_normal((1, one.size, one.size, one.channels), np.float32)
+    taps = one.kernel, one.kernel, one.channels
+    weights = generator.standard_normal((one.filters // 16, *taps, 16), np.float32)
+
+    def run(function: Any, *arrays: Any) -> Any:
+        tensors = function(one)
+        kernel = tvm.compile(te.create_prim_func(tensors), target="llvm")
+        output = np.zeros([int(size) for size in tensors[-1].shape], np.float32)
+        given = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in (*arrays, output)]
+        kernel(*given)
+        return given[-1].numpy()
+
+    expected = run(layouts.channels_last, maps, weights)
+    by_block = maps.reshape(one.size, one.size, -1, 16).transpose(2, 0, 1, 3)[None]
+    blocked = run(layouts.blocked, by_block, weights)
+    back = blocked[0].transpose(1, 2, 0, 3).reshape(expected.shape)
+    np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-4)
+    matrix = run(layouts.patches, maps)
+    product = run(layouts.product, matrix, weights.reshape(len(weights), -1, 16))
+    np.testing.assert_allclose(product.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected).max() > 1

@@ -36,15 +36,15 @@ examples:
   tunefarm tune model.onnx --html report.html
   tunefarm tune model.onnx --label price-per-hour=0.35 --label watts=7.5
 
-Where ONNX Runtime or OpenVINO is installed and runs the model faster, the package runs in that;
-operators that can't be imported run in ONNX Runtime, and the rest is tuned.
+Where ONNX Runtime, OpenVINO or oneDNN is installed and runs the model faster, the package runs
+in that; operators that can't be imported run in ONNX Runtime, and the rest is tuned.
 Ctrl-C keeps every measurement; the same command again continues. A second run of a finished job is
 answered from the tuning log. --json prints one object on standard output:
   {"job", "model", "target", "cache", "trials": {"total","ok","failed"},
    "tasks": [{"name","workload","weight","untuned_us","tuned_us","tuned_low_us","tuned_high_us",
               "tied","trials"}],
    "latency_ms": {"untuned","tuned","tuned_interval","packaged","mixed","onnxruntime",
-                  "openvino"},
+                  "openvino","onednn"},
    "engine", "left_to_engine", "regions": [{"first","last","engine","latency_ms","inner_ms"}],
    "engines": [{"name","version","latency_ms","low_ms","high_ms","max_abs_error","max_rel_error",
                 "error"}],

@@ -27,7 +27,7 @@ def load_engine(
     that do so take each other's CPUs. Raises RuntimeError if the engine is not installed.
     """
     engine = part["engine"]
-    load = {"onnxruntime": _onnxruntime, "openvino": _openvino}[engine]
+    load, distribution = _ENGINES[engine]
     threads = num_threads or int(manifest["num_threads"])
     alone = len(manifest["parts"]) == 1
     try:
@@ -36,7 +36,7 @@ def load_engine(
         versions = {used["name"]: used["version"] for used in manifest["engines"]}
         raise RuntimeError(
             f"{manifest['model']['name']} runs in {engine}, which is not installed: "
-            f"pip install {engine}=={versions[engine]}"
+            f"pip install {distribution}=={versions[engine]} ({error})"
         ) from error
 
 
@@ -76,3 +76,19 @@ def _openvino(
         return [results[name] for name in outputs]
 
     return call
+
+
+def _onednn(
+    path: Path, num_threads: int, inputs: list[str], outputs: list[str], alone: bool
+) -> Call:
+    from .onednn_part import load
+
+    return load(path, num_threads)
+
+
+_ENGINES = {
+    "onnxruntime": (_onnxruntime, "onnxruntime"),
+    "openvino": (_openvino, "openvino"),
+    "onednn": (_onednn, "onednn-cpu-gomp"),
+}
+"""What loads a part, and what to install for it."""

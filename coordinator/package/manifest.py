@@ -8,7 +8,7 @@ from typing import Any
 
 from protos.records import TensorSpec
 
-MANIFEST_VERSION = 4
+MANIFEST_VERSION = 5
 """Raised when a package is put together in another way; one of an older version is made anew."""
 
 

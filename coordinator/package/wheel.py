@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from protos.engines import ENGINES, engine
+from protos.engines import ENGINES, ONEDNN, engine
 from protos.errors import BadTarget, JobFailed
 from protos.records import OWN, TensorSpec, sha256_hex
 
@@ -29,9 +29,17 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 _REQUIRED = ("apache-tvm-ffi", "apache-tvm-ffi-orcjit")
 _TAKEN = frozenset(
-    ("numpy", "tvm", "tvm_ffi", "tvm_ffi_orcjit", "onnx", *(one.module for one in ENGINES))
+    (
+        "numpy",
+        "tvm",
+        "tvm_ffi",
+        "tvm_ffi_orcjit",
+        "onnx",
+        *(one.module for one in ENGINES if one.module),
+    )
 )
 _LIBRARY = "libtvm_runtime.so"
+_ONEDNN_SOURCES = ("onednn_part.py", "onednn_api.py")
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,9 @@ class PartFiles:
     """One part as the wheel keeps it: who runs it, what it reads and writes by ONNX name, its code.
 
     Of a part of ours (``engine`` is OWN) ``data`` is what ``compile_model`` gave and ``arguments``
-    are the specs of ``inputs``; of an engine's, ``data`` is an ONNX file with fixed shapes.
+    are the specs of ``inputs``; of an engine's, ``data`` is an ONNX file with fixed shapes, or for
+    oneDNN a program (``frontend/onednn_program``), and ``operators`` is how many operators of the
+    model it runs.
     """
 
     engine: str
@@ -82,6 +92,7 @@ class PartFiles:
     outputs: tuple[str, ...]
     data: bytes = field(repr=False)
     arguments: tuple[TensorSpec, ...] = ()
+    operators: int = 0
 
     @property
     def ours(self) -> bool:
@@ -111,9 +122,11 @@ def write_wheel(
         required |= {name: importlib.metadata.version(name) for name in _REQUIRED}
     if not all(part.ours for part in parts):
         files["engine_part.py"] = _source("engine_part.py")
+    if any(part.engine == ONEDNN.name for part in parts):
+        files |= {name: _source(name) for name in _ONEDNN_SOURCES}
     described = []
     for number, part in enumerate(parts):
-        where = f"part{number}" if part.ours else f"part{number}.onnx"
+        where = f"part{number}{_suffix(part)}"
         found = _object_files(part.data) if part.ours else [("", part.data)]
         files.update({f"{where}/{name}".rstrip("/"): data for name, data in found})
         described.append(_described(part, where))
@@ -128,6 +141,12 @@ def write_wheel(
     members[f"{info}/top_level.txt"] = f"{name}\n".encode()
     members.update((f"{info}/{path}", content) for path, content in papers.items())
     return filename, _pack(filename, members)
+
+
+def _suffix(part: PartFiles) -> str:
+    """Of the part's file; a part of ours is a folder."""
+    known = engine(part.engine)
+    return known.suffix if known is not None else ""
 
 
 def _local_version(parts: Sequence[PartFiles], manifest: Manifest) -> str:
@@ -159,7 +178,9 @@ def _described(part: PartFiles, where: str) -> dict[str, Any]:
         "outputs": list(part.outputs),
         "files": where,
     }
-    if part.ours:
+    if not part.ours:
+        found["operators"] = part.operators
+    else:
         found["arguments"] = [
             {"shape": list(spec.shape), "dtype": spec.dtype} for spec in part.arguments
         ]

@@ -16,6 +16,7 @@ from protos.engines import REFERENCE_ENGINE
 from protos.errors import JobFailed
 from protos.records import OWN, UNTUNED_TRACE, Task
 
+from .engine_parts import engine_part
 from .workspace import pipeline
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def compile_parts(
 
 def _part_files(part: ImportedPart, target_json: str, traces: Mapping[str, str]) -> PartFiles:
     if not part.ours:
-        return PartFiles(REFERENCE_ENGINE, part.inputs, part.outputs, part.onnx)
+        found = engine_part(REFERENCE_ENGINE, part.onnx, part.inputs, part.outputs)
+        assert isinstance(found, PartFiles), "it reads every ONNX file"
+        return found
     own = {key: trace for key, trace in traces.items() if key in part.workloads}
     objects = compile_model(part.module_json, target_json, own)
     return PartFiles(OWN, part.inputs, part.outputs, objects, part.arguments)

@@ -1,19 +1,48 @@
-"""Regions of a model, or all of it, as parts for an engine."""
+"""A model, or a region of it, as a part that an engine runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from coordinator.frontend.importer import Region
+from coordinator.frontend.onednn_program import NotInOneDNN, onednn_program
 from coordinator.package.wheel import PartFiles
+from protos.engines import ONEDNN
 
 
-def engine_parts(engine: str, regions: Sequence[Region]) -> list[PartFiles | None]:
-    """Each region as the engine runs it; None where it can't."""
-    return [engine_part(engine, region) for region in regions]
+@dataclass(frozen=True)
+class CannotRun:
+    """Why an engine can't run it."""
+
+    reason: str
 
 
-def engine_part(engine: str, region: Region) -> PartFiles | None:
-    inputs = tuple(tensor.name for tensor in region.inputs)
-    outputs = tuple(tensor.name for tensor in region.outputs)
-    return PartFiles(engine, inputs, outputs, region.onnx)
+def engine_part(
+    engine: str, model: bytes, inputs: Sequence[str], outputs: Sequence[str]
+) -> PartFiles | CannotRun:
+    """An ONNX file with fixed shapes as the engine's package keeps it: engines read the file
+    itself, of a library it becomes a program."""
+    import onnx
+
+    data = model
+    if engine == ONEDNN.name:
+        try:
+            data = onednn_program(model)
+        except NotInOneDNN as error:
+            return CannotRun(str(error))
+    operators = len(onnx.load_from_string(model).graph.node)
+    return PartFiles(engine, tuple(inputs), tuple(outputs), data, operators=operators)
+
+
+def region_parts(engine: str, regions: Sequence[Region]) -> list[PartFiles | CannotRun]:
+    """Each region as a part of the engine's."""
+    return [
+        engine_part(
+            engine,
+            region.onnx,
+            [tensor.name for tensor in region.inputs],
+            [tensor.name for tensor in region.outputs],
+        )
+        for region in regions
+    ]

@@ -22,6 +22,8 @@ NOISE = 0.98
 rest nobody could tell them apart, and our package needs no engine."""
 
 
+NOT_RUN = "the device did not run it"
+
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+!-]{0,63}")
 """What may stand in a package's requirements; it is an agent that says it."""
 
@@ -52,10 +54,13 @@ def engine_manifest(manifest: Manifest, used: EngineUsed) -> Manifest:
     return replace(manifest, engines=(used,), cpu_features=(), records=())
 
 
-def engine_result(used: EngineUsed, variant: VariantResult | None) -> EngineResult:
-    """What a variant's run says of its engine; ``variant`` is None if it was not run."""
+def engine_result(
+    used: EngineUsed, variant: VariantResult | None, reason: str = NOT_RUN
+) -> EngineResult:
+    """What a variant's run says of its engine; ``variant`` is None if it was not run, for
+    ``reason``."""
     if variant is None:
-        return EngineResult(used.name, used.version, error="the device did not run it")
+        return EngineResult(used.name, used.version, error=reason[:MAX_ERROR_CHARACTERS])
     interval_s = median_interval(variant.repeats_s)
     return EngineResult(
         used.name,

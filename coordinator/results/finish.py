@@ -15,7 +15,9 @@ from coordinator.package.manifest import MANIFEST_VERSION, Latency, Manifest, Re
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts, refused_traces
 from coordinator.results.difference import Difference
+from coordinator.results.engine_parts import CannotRun, engine_part
 from coordinator.results.engines import (
+    NOT_RUN,
     choose_engine,
     engine_manifest,
     engine_result,
@@ -111,6 +113,7 @@ class Finisher:
         self._builders = builders
         self._evaluator = replace(EVALUATOR, cold_cache=job.spec.cold_cache)
         self._engines = engines_used(device)
+        self._cannot_run: dict[str, str] = {}  # why, of engines that can't run the whole model
 
     async def finish(self, stage: Stage) -> ModelResult:
         """Compile, verify, measure and package; what the log already has is not made again.
@@ -142,7 +145,7 @@ class Finisher:
             regions = mixture.regions
         if mixture is not None and mixture.way is not None:
             ways = {UNTUNED: ways[UNTUNED], best.name: ways[best.name], MIXED: mixture.way} | {
-                name: ways[name] for name in self._engines
+                name: ways[name] for name in self._engines if name in ways
             }
             await stage("verifying and timing a mixture with other engines")
             measurement = await self._measure(ways, examples)
@@ -233,8 +236,12 @@ class Finisher:
         inputs = tuple(tensor.name for tensor in self._direct.inputs)
         outputs = tuple(tensor.name for tensor in self._direct.outputs)
         for name, used in self._engines.items():
-            whole = PartFiles(name, inputs, outputs, onnx)
-            ways[name] = Packaged((whole,), engine_manifest(untuned, used))
+            whole = await self._builders.run(engine_part, name, onnx, inputs, outputs)
+            if isinstance(whole, CannotRun):
+                log.info("job %s: %s", self._job.job_id, whole.reason)
+                self._cannot_run[name] = whole.reason
+            else:
+                ways[name] = Packaged((whole,), engine_manifest(untuned, used))
         return ways, examples
 
     async def _compile(self, choice: _Choice) -> tuple[PartFiles, ...]:
@@ -297,7 +304,11 @@ class Finisher:
                 key: item.pooled_us for key, item in selection.items() if item.pooled_us is not None
             },
             manifest=ways[tuned.name].manifest,
-            engines={name: self._engines[name] for name in engines_ms},
+            engines={
+                name: used
+                for name, used in self._engines.items()
+                if name in engines_ms or name in self._cannot_run
+            },
             cold_cache=self._job.spec.cold_cache,
             run=self._builders.run,
             measure=self._measure,
@@ -404,7 +415,8 @@ class Finisher:
         tuned_ms = _latency_ms("tuned", tuned)
         untuned_ms = _latency_ms(UNTUNED, by_name.get(UNTUNED))
         peers = tuple(
-            engine_result(used, by_name.get(name)) for name, used in self._engines.items()
+            engine_result(used, by_name.get(name), self._cannot_run.get(name, NOT_RUN))
+            for name, used in self._engines.items()
         )
         mixed = by_name.get(MIXED)
         mixed_ms = mixed.latency_ms if mixed is not None else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,7 +20,7 @@ from coordinator.frontend.legalization import Algorithms
 from coordinator.package.manifest import EngineUsed, Manifest
 from coordinator.package.wheel import PartFiles
 from coordinator.results.compile import compile_parts
-from coordinator.results.engine_parts import engine_parts
+from coordinator.results.engine_parts import CannotRun, region_parts
 from coordinator.results.packaged import Measure, Packaged, Run
 from coordinator.results.placement import Cost, Placement, place, shares
 from protos.engines import REFERENCE_ENGINE
@@ -51,12 +52,13 @@ def costs(
     """What each region costs in each engine, alone and inside of more.
 
     Of our own code the kernels' times say what a region takes inside; their sum is scaled to what
-    the whole model takes.
+    the whole model takes. An engine that can't run the whole model is taken to be as slow inside.
     """
     found: list[dict[str, Cost]] = [{} for _ in alone_ms]
-    for name, whole in whole_ms.items():
+    for name in dict.fromkeys(name for region in alone_ms for name in region):
         able = [number for number, region in enumerate(alone_ms) if name in region]
-        given = shares([alone_ms[number][name] for number in able], whole) if able else []
+        whole = whole_ms.get(name, math.inf)
+        given = shares([alone_ms[number][name] for number in able], whole)
         for number, cost in zip(able, given, strict=True):
             found[number][name] = cost
     scale = whole_ms.get(OWN, 0.0) / (sum(kernels_ms) or 1.0)
@@ -143,11 +145,13 @@ class MixtureSearch:
             name: await self._in_engine(name, regions) for name in self.engines
         }
         able[OWN] = list(await asyncio.gather(*map(self._compile, regions)))
-        reference = able[REFERENCE_ENGINE]
+        others = able.get(REFERENCE_ENGINE, [None] * len(regions))
         ways = {}
         for name, parts in able.items():
-            filled = [part or other for part, other in zip(parts, reference, strict=True)]
-            ways[name] = self._packaged([part for part in filled if part is not None])
+            filled = [part or other for part, other in zip(parts, others, strict=True)]
+            whole = [part for part in filled if part is not None]
+            if len(whole) == len(regions) and any(parts):
+                ways[name] = self._packaged(whole)
         evaluator = replace(EVALUATOR, cold_cache=self.cold_cache)
         measurement = await self.measure(ways, self.examples, evaluator, time_parts=True)
         found: list[dict[str, float]] = [{} for _ in regions]
@@ -164,16 +168,23 @@ class MixtureSearch:
 
     async def _in_engine(self, name: str, regions: Sequence[Region]) -> list[PartFiles | None]:
         """Each region as a part of this engine's; None where the engine can't run it."""
-        parts: list[PartFiles | None] = await self.run(engine_parts, name, regions)
-        return parts
+        parts: list[PartFiles | CannotRun] = await self.run(region_parts, name, regions)
+        for region, part in zip(regions, parts, strict=True):
+            if isinstance(part, CannotRun):
+                log.info("from %s to %s: %s", region.first, region.last, part.reason)
+        return [None if isinstance(part, CannotRun) else part for part in parts]
 
     async def _compile(self, region: Region) -> PartFiles | None:
-        """A region as a part of our own code; None if it can't be imported."""
+        """A region as a part of our own code; None if it can't be imported or compiled."""
         if region.ours is None:
             return None
-        parts: tuple[PartFiles, ...] = await self.run(
-            compile_parts, (region.ours,), self.spec.target_json, self.traces
-        )
+        try:
+            parts: tuple[PartFiles, ...] = await self.run(
+                compile_parts, (region.ours,), self.spec.target_json, self.traces
+            )
+        except JobFailed as error:
+            log.warning("from %s to %s: %s", region.first, region.last, error)
+            return None
         return parts[0]
 
     def _packaged(self, parts: Sequence[PartFiles]) -> Packaged:
@@ -181,8 +192,9 @@ class MixtureSearch:
         used = tuple(used for name, used in self.engines.items() if name in names)
         return Packaged(tuple(parts), replace(self.manifest, engines=used))
 
-    async def _join(self, starts: Sequence[int], placement: Placement) -> Packaged:
-        """The placed regions, neighbours in one engine as one part."""
+    async def _join(self, starts: Sequence[int], placement: Placement) -> Packaged | None:
+        """The placed regions, neighbours in one engine as one part; None if one of these can't be
+        made, though its regions could."""
         joined = [
             (engine, next(iter(group))[0])
             for engine, group in groupby(
@@ -200,6 +212,7 @@ class MixtureSearch:
             else:
                 (part,) = await self._in_engine(engine, [region])
             if part is None:
-                raise JobFailed(f"{engine} runs each region from {region.first} on, and not all")
+                log.warning("no mixture: %s can't run all from %s on", engine, region.first)
+                return None
             parts.append(part)
         return self._packaged(parts)
