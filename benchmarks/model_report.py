@@ -15,6 +15,10 @@ PACKAGE, OWN_ONLY, TORCH = "package", "own code", "torch.compile"
 PEERS = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", TORCH: TORCH}
 """Variants that are no part of the farm, by what the table calls them."""
 
+LIBRARIES = {"onednn": "oneDNN"}
+"""Variants that run in a library by a program of the farm's: nobody has them without it, so they
+are no peers, but a package may be one."""
+
 EQUAL = 0.98
 """A ratio from here on counts as equal: a run can't tell them apart."""
 
@@ -80,12 +84,13 @@ def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
 
 def times_table(verdicts: Sequence[Verdict]) -> str:
     """Median milliseconds with their 95 % intervals; a dash is what was not timed."""
-    columns = (PACKAGE, OWN_ONLY, *PEERS)
+    titles_of = {**PEERS, **LIBRARIES}
+    columns = (PACKAGE, OWN_ONLY, *titles_of)
     rows = [
         (verdict.name, *(_time(verdict.variants.get(column)) for column in columns))
         for verdict in verdicts
     ]
-    titles = [f"{PEERS.get(column, column)} ms" for column in columns]
+    titles = [f"{titles_of.get(column, column)} ms" for column in columns]
     return table(("model", *titles), rows)
 
 

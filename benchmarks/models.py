@@ -21,7 +21,8 @@ much of the packages is the farm's code, in the mean over the models.
 OpenVINO is asked for float32. By itself it computes in bfloat16 where the CPU can, which is another
 answer: it differs from the float32 model's by more than a package of the farm's may. PyTorch
 (TorchInductor, ``benchmarks.torch_peer``) has no module of the models that come as ONNX files; for
-those the engines are the peers.
+those the engines are the peers. oneDNN, a library that reads no models, runs them by the farm's
+programs: its times are shown, and it may be what a package runs in, but it is no peer.
 
 The log keeps every measurement: a second run with the same budget, or any with ``--from-log``,
 tunes nothing and only packages and times again. ``--quick`` is two models, a minute each.

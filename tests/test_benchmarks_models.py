@@ -211,7 +211,7 @@ def test_the_engines_packages_run_the_model(
     wheel: bytes, tmp_path: Path, module_path: None
 ) -> None:
     packages = engine_packages(packaged_manifest(wheel), small_model(), SHAPES, _device())
-    assert set(packages) == {"onnxruntime", "openvino"}
+    assert set(packages) == {"onnxruntime", "openvino", "onednn"}
     assert own_share(packages["onnxruntime"], small_model()) == OwnShare(0.0, 0.0)
     archive = tmp_path / "a.whl"
     archive.write_bytes(packages["onnxruntime"])
@@ -236,7 +236,7 @@ def test_a_package_of_our_own_code_is_timed_beside_the_engines(
     verdict = _judged(wheel, OWN, tmp_path)
     assert (verdict.share, verdict.trials) == (OwnShare(1.0, 1.0), 7)
     assert verdict.variants[OWN_ONLY] is verdict.variants[PACKAGE]
-    assert set(verdict.variants) == {PACKAGE, OWN_ONLY, "onnxruntime", "openvino"}
+    assert set(verdict.variants) == {PACKAGE, OWN_ONLY, "onnxruntime", "openvino", "onednn"}
     assert all(len(result.repeats_s) == 6 for result in verdict.variants.values())
     assert verdict.failures == []
     assert verdict.ratio(PACKAGE) == verdict.best_peer_ms / (verdict.latency_ms(PACKAGE) or 0)
@@ -272,7 +272,7 @@ def test_the_share_of_a_package_in_parts(wheel: bytes) -> None:
     imported = import_model(small_model(), {}, TARGET)
     (ours,) = compile_parts(imported.parts, TARGET, {})
     parts = [
-        PartFiles("onnxruntime", ("x",), ("h",), one),
+        PartFiles("onnxruntime", ("x",), ("h",), one, operators=1),
         replace(ours, inputs=("h",), outputs=("y",)),
     ]
     spec = TensorSpec((4, 16), "float32")

@@ -18,6 +18,7 @@ from coordinator.frontend.onnx_model import load_model
 from coordinator.frontend.target import resolve_target
 from coordinator.package.manifest import EngineUsed, Manifest, Record
 from coordinator.package.wheel import PartFiles, write_wheel
+from coordinator.results.engine_parts import CannotRun, engine_part
 from coordinator.results.engines import (
     check_left_to_engine,
     choose_engine,
@@ -110,7 +111,9 @@ def _wheel(imported: ImportedModel, name: str) -> tuple[str, bytes]:
     assert known is not None
     model = load_model(models.small_model(), {}).SerializeToString()
     used = EngineUsed(name, version, known.licence)
-    return write_wheel((PartFiles(name, ("x",), ("y",), model),), _manifest(imported, used))
+    part = engine_part(name, model, ["x"], ["y"])
+    assert isinstance(part, PartFiles)
+    return write_wheel((part,), _manifest(imported, used))
 
 
 @pytest.mark.parametrize("name", [one.name for one in engines.ENGINES])
@@ -171,7 +174,9 @@ print(model.manifest["engines"][0]["name"], model.manifest["records"])
     assert "missing" in unfit
     assert said == f"{name} []"
     metadata = next((site).glob("small-*.dist-info/METADATA")).read_text()
-    assert f"Requires-Dist: {name}=={engines.installed()[name]}" in metadata
+    known = engines.engine(name)
+    assert known is not None
+    assert f"Requires-Dist: {known.distribution}=={engines.installed()[name]}" in metadata
 
 
 def test_without_its_engine_a_package_says_what_to_install(
@@ -187,6 +192,34 @@ def test_without_its_engine_a_package_says_what_to_install(
     )
     assert done.returncode == 1
     assert "pip install openvino==" in done.stderr
+
+
+def test_without_its_library_a_package_says_what_to_install(
+    imported: ImportedModel, tmp_path: Path
+) -> None:
+    _, wheel = _wheel(imported, "onednn")
+    (tmp_path / "small.zip").write_bytes(wheel)
+    with zipfile.ZipFile(tmp_path / "small.zip") as archive:
+        archive.extractall(tmp_path)
+    program = """
+import importlib.metadata
+real = importlib.metadata.files
+importlib.metadata.files = lambda name: [] if name == "onednn-cpu-gomp" else real(name)
+from small import Model
+Model()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install onednn-cpu-gomp==" in done.stderr
+    assert "libdnnl.so.3 is not installed" in done.stderr
+
+
+def test_an_engine_says_why_it_can_not_run_a_model() -> None:
+    refused = engine_part("onednn", models.recogniser(), ["x"], ["y"])
+    assert refused == CannotRun("oneDNN has no primitive for LSTM (node 'memory')")
+    assert engine_result(ORT, None, refused.reason).error == refused.reason
 
 
 def test_what_only_an_engine_can_run_needs_it_on_the_device() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
 from coordinator.frontend.importer import import_model
 from coordinator.frontend.onnx_model import fold, load_model
@@ -159,9 +160,9 @@ class Device:
         return replace(found, variants=faked)
 
 
-def search(data: bytes, device: Device) -> MixtureSearch:
+def search(data: bytes, device: Device, names: Sequence[str] = ("onnxruntime",)) -> MixtureSearch:
     imported = import_model(data, {}, TARGET)
-    used = EngineUsed("onnxruntime", engines.installed()["onnxruntime"], "MIT")
+    installed = engines.installed()
     return MixtureSearch(
         spec=JobSpec("mixed", "ab" * 32, TARGET, trials=1),
         model=data,
@@ -170,7 +171,7 @@ def search(data: bytes, device: Device) -> MixtureSearch:
         algorithms={},
         kernel_us={},
         manifest=local_device.manifest(imported, TARGET),
-        engines={used.name: used},
+        engines={name: EngineUsed(name, installed[name], "MIT") for name in names},
         cold_cache=False,
         run=local_device.run_here,
         measure=device.measure,
@@ -208,3 +209,39 @@ def test_an_engine_that_fails_is_in_no_mixture() -> None:
     )
     assert found is not None
     assert [dict(region.latency_ms) for region in found.regions] == [{"onnxruntime": 2.0}] * 4
+
+
+def rounded() -> bytes:
+    """Three products, behind the second of which the numbers are rounded."""
+    weight = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+    nodes = []
+    for step, function in enumerate(("Relu", "Round", "Relu")):
+        before, after = "x" if step == 0 else f"y{step}", "y" if step == 2 else f"y{step + 1}"
+        nodes.append(helper.make_node("MatMul", [before, "w"], [f"m{step}"], f"product{step}"))
+        nodes.append(helper.make_node(function, [f"m{step}"], [after], f"function{step}"))
+    return models.make_model(nodes, {"x": (4, 16)}, {"y": (4, 16)}, {"w": weight})
+
+
+def test_what_a_library_lacks_runs_elsewhere_and_has_no_time_in_it() -> None:
+    data = rounded()
+    device = Device({OWN: (2.0,) * 3, "onnxruntime": (3.0,) * 3, "onednn": (1.0, 0.1, 1.0)})
+    whole = {OWN: 6.0, "onnxruntime": 9.0}
+    found = asyncio.run(search(data, device, ("onnxruntime", "onednn")).find(whole))
+    assert found is not None
+    assert [set(one.values()) for one in device.checked] == [{MeasurementStatus.OK}]
+    assert set(device.checked[0]) == {OWN, "onnxruntime", "onednn"}
+    assert ["onednn" in region.latency_ms for region in found.regions] == [True, False, True]
+    assert [region.engine for region in found.regions] == ["onednn", OWN, "onednn"]
+    assert found.way is not None
+    assert [part.engine for part in found.way.parts] == ["onednn", OWN, "onednn"]
+    assert [used.name for used in found.way.manifest.engines] == ["onednn"]
+    asyncio.run(device.measure({"mixed": found.way}, make_examples(data, {}, 2, 0)))
+    assert device.checked[-1] == {"mixed": MeasurementStatus.OK}
+
+
+def test_without_onnx_runtime_an_engine_that_lacks_something_has_no_times() -> None:
+    device = Device({OWN: (2.0,) * 3})
+    found = asyncio.run(search(rounded(), device, ("onednn",)).find({OWN: 6.0}))
+    assert found is not None
+    assert set(device.checked[0]) == {OWN}
+    assert [set(region.latency_ms) for region in found.regions] == [{OWN}] * 3

@@ -104,6 +104,7 @@ def test_the_json_has_the_shape_that_the_command_promises() -> None:
             "mixed": None,
             "onnxruntime": 0.9,
             "openvino": None,
+            "onednn": None,
         },
         "engine": "onnxruntime",
         "left_to_engine": [],
@@ -169,6 +170,7 @@ def test_the_report_says_what_is_packaged_and_against_whom() -> None:
             "fast; it differs by 2.00e-03 of the range"
         ),
         "engine OpenVINO 2026.4.1: it crashed",
+        "engine oneDNN: not on the device (pip install onednn-cpu-gomp)",
         "packaged ONNX Runtime, faster than the tuned model: 0.900 ms",
     ]
     assert JOB.result is not None
@@ -176,6 +178,7 @@ def test_the_report_says_what_is_packaged_and_against_whom() -> None:
     assert lines(alone) == [
         "engine ONNX Runtime: not on the device (pip install onnxruntime)",
         "engine OpenVINO: not on the device (pip install openvino)",
+        "engine oneDNN: not on the device (pip install onednn-cpu-gomp)",
         "packaged the tuned model: no other engine was timed",
     ]
     first = replace(JOB, result=replace(JOB.result, engine="tunefarm"))
@@ -233,5 +236,6 @@ def test_a_job_that_measured_nothing() -> None:
         "mixed": None,
         "onnxruntime": None,
         "openvino": None,
+        "onednn": None,
     }
     assert "trials       0" in report_text(job, None, "log")

@@ -166,7 +166,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     timed = {**result["latency_ms"], "mixed": mixed_ms or 1.0}  # none where it can't pay
     assert all(latency > 0 for latency in timed.values())
     others = {one["name"]: one["latency_ms"] for one in result["engines"]}
-    assert set(others) == {"onnxruntime", "openvino"}
+    assert set(others) == {"onnxruntime", "openvino", "onednn"}
     ours = {"tunefarm": result["latency_ms"]["tuned"], "mixed": mixed_ms}
     chosen = {**others, **ours}[result["engine"]]
     assert chosen == result["latency_ms"]["packaged"]
@@ -179,7 +179,12 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     cpus = len(os.sched_getaffinity(0))
     counts = {one["num_threads"] for one in result["threads"] if one["name"] == "tunefarm"}
     assert counts == {*(count for count in (1, 2, 4, 8, 16, 32, 64) if count < cpus), cpus}
-    assert {one["name"] for one in result["threads"]} >= {"untuned", "onnxruntime", "openvino"}
+    assert {one["name"] for one in result["threads"]} >= {
+        "untuned",
+        "onnxruntime",
+        "openvino",
+        "onednn",
+    }
     assert all(one["low_ms"] <= one["latency_ms"] <= one["high_ms"] for one in result["threads"])
     assert all(one["resident_bytes"] > 10 << 20 for one in result["threads"])
     assert result["labels"] == {"price-per-hour": "0.5", "watts": "7.5"}

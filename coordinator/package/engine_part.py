@@ -81,9 +81,9 @@ def _openvino(
 def _onednn(
     path: Path, num_threads: int, inputs: list[str], outputs: list[str], alone: bool
 ) -> Call:
-    from .onednn_part import load
+    from .primitives_part import load
 
-    return load(path, num_threads)
+    return load(path, num_threads, inputs, outputs)
 
 
 _ENGINES = {

@@ -179,7 +179,7 @@ class Library:
             if len(rest) == 1:
                 self._call("post_ops_append_binary", operations, ALGORITHMS[name], rest[0])
             else:
-                alpha, beta = (ctypes.c_float(number) for number in rest)
+                alpha, beta = (ctypes.c_float(float(number)) for number in rest)
                 self._call("post_ops_append_eltwise", operations, ALGORITHMS[name], alpha, beta)
         self._call("primitive_attr_create", ctypes.byref(attributes))
         self._call("primitive_attr_set_post_ops", attributes, operations)

@@ -1,6 +1,6 @@
 """A part of the model as a program of oneDNN's primitives.
 
-The program was made by tunefarm, ``frontend/onednn_program.py``: steps that read tensors and make
+The program was made by tunefarm, ``frontend/primitives.py``: steps that read tensors and make
 one each. Here every step becomes a primitive, in the layouts that the library prefers, with
 reorders in between where two of them don't agree; weights are laid out once. Memory is allocated
 once, too, and used again for what is not needed at the same time.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .onednn_api import (
+from .dnnl import (
     ALGORITHMS,
     BIAS,
     DST,
@@ -45,10 +45,10 @@ _SLOW = "ref"
 """How the names begin of implementations that are there to be right."""
 
 
-def load(path: Path, num_threads: int) -> Call:
-    """The program's function: arrays for its inputs, arrays for its outputs, which its next run
-    overwrites. Raises ImportError if oneDNN is not installed."""
-    return _Program(path, Library(num_threads))
+def load(path: Path, num_threads: int, inputs: Sequence[str], outputs: Sequence[str]) -> Call:
+    """The program's function: arrays for these of its inputs, arrays for these outputs, which its
+    next run overwrites. Raises ImportError if oneDNN is not installed."""
+    return _Program(path, Library(num_threads), inputs, outputs)
 
 
 @dataclass
@@ -89,6 +89,8 @@ class _Run:
 class _Program:
     path: Path
     library: Library
+    inputs: Sequence[str]
+    outputs: Sequence[str]
     _runs: list[_Run] = field(default_factory=list)
     _tensors: dict[str, _Tensor] = field(default_factory=dict)
     _buffers: list[_Buffer] = field(default_factory=list)
@@ -100,13 +102,13 @@ class _Program:
             self._constants = {name: file[key] for name, key in program["constants"].items()}
         self._shapes = {name: tuple(shape) for name, shape in program["shapes"].items()}
         self._inputs = []
-        for name in program["inputs"]:
+        for name in self.inputs:
             self._tensors[name] = tensor = self._new(self._shapes[name])
             tensor.buffer.last = -1
             self._inputs.append(tensor)
         for step in program["steps"]:
             getattr(self, f"_{step['op']}")(step)
-        self._outputs = [self._written(self._tensors[name]) for name in program["outputs"]]
+        self._outputs = [self._written(self._tensors[name]) for name in self.outputs]
         self._allocate()
 
     # ---------------------------------------------------------------------------------- running it

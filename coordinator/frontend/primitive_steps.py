@@ -1,7 +1,7 @@
 """What each ONNX operator is in oneDNN: a few steps, each a call of one primitive.
 
 A step is an object of JSON: ``op``, its operands ``in`` and its result ``out`` by the names of
-tensors, and what the primitive wants to know (``coordinator/package/onednn_part.py``).
+tensors, and what the primitive wants to know (``coordinator/package/primitives_part.py``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A model, or a part of one, as a program of oneDNN's primitives.
 
 oneDNN is a library of kernels and reads no model. What its user does is done here: nodes become
-calls of primitives (``onednn_steps``), a function of each number behind a convolution or a product
-becomes a part of that, and so does a residual that is added. Which layouts the data has, and where
-it changes, is left to the library and found out where the program is loaded
-(``coordinator/package/onednn_part.py``).
+calls of primitives (``primitive_steps``), a function of each number behind a convolution or a
+product becomes a part of that, and so does a residual that is added. Which layouts the data has,
+and where it changes, is left to the library and found out where the program is loaded
+(``coordinator/package/primitives_part.py``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .onednn_steps import NotInOneDNN, Step, Steps
 from .onnx_model import fold, graph_inputs
 from .parts import values_of
+from .primitive_steps import NotInOneDNN, Step, Steps
 
 __all__ = ["NotInOneDNN", "onednn_program"]
 
@@ -59,8 +59,6 @@ def onednn_program(data: bytes) -> bytes:
     names = {name: f"c{number}" for number, name in enumerate(sorted(used))}
     shaped = {name for step in fused for name in (step["out"], *_reads(step))} | set(inputs)
     program = {
-        "inputs": inputs,
-        "outputs": outputs,
         "shapes": {name: list(steps.shapes[name]) for name in sorted(shaped)},
         "constants": names,
         "steps": fused,
