@@ -117,6 +117,19 @@ def test_what_regions_cost_inside_of_more() -> None:
     assert found[0][OWN].side_ms == 0.5
 
 
+def test_what_a_region_costs_whose_kernels_are_not_those_of_the_whole() -> None:
+    alone = [{OWN: 3.0}, {OWN: 5.0}, {OWN: 4.0}]
+    found = costs(alone, {OWN: 6.0}, [1.0, 2.0, None])
+    # A third of all, for a third of what they take alone; the others' kernels make up the rest.
+    inner_ms = [region[OWN].inner_ms for region in found]
+    assert inner_ms == pytest.approx([4 / 3, 8 / 3, 2.0])
+
+
+def test_an_engine_that_can_not_run_the_whole_model_is_no_faster_inside() -> None:
+    found = costs([{OWN: 3.0, "a": 1.0}, {OWN: 3.0}], {OWN: 4.0}, [1.0, 1.0])
+    assert found[0]["a"] == Cost(1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("own_ms", "engines_ms", "worth"),
     [(4.0, [5.0, 9.0], True), (4.0, [9.0], False), (4.0, [1.9], False), (4.0, [], False)],

@@ -173,10 +173,12 @@ def _variants(
 @dataclass(frozen=True)
 class Region:
     """A slice of a model: as a part of ours, None if it can't be imported or was not asked for, and
-    as an ONNX file for an engine. ``kernels`` says how often ours runs each workload."""
+    as an ONNX file for an engine. ``kernels`` says how often ours runs each workload, those in
+    ``arithmetic`` do more than move numbers."""
 
     ours: ImportedPart | None
     kernels: Mapping[str, int]
+    arithmetic: frozenset[str]
     onnx: bytes = field(repr=False)
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -206,17 +208,19 @@ def import_regions(
 
 def _region(model: Any, target_json: str, algorithms: Algorithms | None) -> Region:
     """Imported if ``algorithms`` is not None."""
-    ours, kernels = None, {}
+    ours, kernels, arithmetic = None, {}, frozenset()
     if algorithms is not None:
         try:
             imported = _import_part(model, target_json, _Stages(), algorithms)
             ours, kernels = imported.part, {t.workload_key: t.weight for t in imported.tasks}
+            arithmetic = frozenset(t.workload_key for t in imported.tasks if t.flops)
         except _RefusedError as error:
             log.info("a region is no part of ours: %s", error)
     nodes = model.graph.node
     return Region(
         ours,
         kernels,
+        arithmetic,
         model.SerializeToString(),
         tuple(map(_tensor, graph_inputs(model.graph))),
         tuple(map(_tensor, model.graph.output)),

@@ -47,12 +47,14 @@ def is_worth_a_look(own_ms: float, engines_ms: Sequence[float]) -> bool:
 def costs(
     alone_ms: Sequence[Mapping[str, float]],
     whole_ms: Mapping[str, float],
-    kernels_ms: Sequence[float],
+    kernels_ms: Sequence[float | None],
 ) -> list[dict[str, Cost]]:
     """What each region costs in each engine, alone and inside of more.
 
     Of our own code the kernels' times say what a region takes inside; their sum is scaled to what
-    the whole model takes. An engine that can't run the whole model is taken to be as slow inside.
+    the whole model takes. Where they are not known, None, a region cuts through what is one kernel
+    in the whole model; it takes its share there, as in an engine. An engine that can't run the
+    whole model is taken to be as slow inside.
     """
     found: list[dict[str, Cost]] = [{} for _ in alone_ms]
     for name in dict.fromkeys(name for region in alone_ms for name in region):
@@ -61,10 +63,12 @@ def costs(
         given = shares([alone_ms[number][name] for number in able], whole)
         for number, cost in zip(able, given, strict=True):
             found[number][name] = cost
-    scale = whole_ms.get(OWN, 0.0) / (sum(kernels_ms) or 1.0)
-    for region, kernels in zip(found, kernels_ms, strict=True):
-        if OWN in region and kernels:
-            region[OWN] = replace(region[OWN], inner_ms=kernels * scale)
+    ours = [(one, ms) for one, ms in zip(found, kernels_ms, strict=True) if OWN in one]
+    shared = sum(region[OWN].inner_ms for region, ms in ours if not ms)
+    scale = (whole_ms.get(OWN, 0.0) - shared) / (sum(ms for _, ms in ours if ms) or 1.0)
+    for region, ms in ours:
+        if ms:
+            region[OWN] = replace(region[OWN], inner_ms=ms * scale)
     return found
 
 
@@ -120,10 +124,13 @@ class MixtureSearch:
         mixed = len(set(placement.engines)) > 1
         return Mixture(await self._join(starts, placement) if mixed else None, results)
 
-    def _kernels_ms(self, regions: Sequence[Region]) -> list[float]:
-        """What our own kernels of each region take, those without a record left out."""
+    def _kernels_ms(self, regions: Sequence[Region]) -> list[float | None]:
+        """What our own kernels of each region take; None where one has no record, unless it only
+        moves numbers, as those at a region's ends do."""
         return [
-            sum(count * self.kernel_us.get(key, 0.0) for key, count in region.kernels.items()) / 1e3
+            None
+            if region.arithmetic - self.kernel_us.keys()
+            else sum(n * self.kernel_us.get(key, 0.0) for key, n in region.kernels.items()) / 1e3
             for region in regions
         ]
 
