@@ -208,7 +208,8 @@ def import_regions(
 
 def _region(model: Any, target_json: str, algorithms: Algorithms | None) -> Region:
     """Imported if ``algorithms`` is not None."""
-    ours, kernels, arithmetic = None, {}, frozenset()
+    ours, kernels = None, {}
+    arithmetic: frozenset[str] = frozenset()
     if algorithms is not None:
         try:
             imported = _import_part(model, target_json, _Stages(), algorithms)
