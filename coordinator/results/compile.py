@@ -45,6 +45,40 @@ def _part_files(part: ImportedPart, target_json: str, traces: Mapping[str, str])
     return PartFiles(OWN, part.inputs, part.outputs, objects, part.arguments)
 
 
+def compile_region(
+    part: ImportedPart, target_json: str, traces: Mapping[str, str]
+) -> tuple[PartFiles, ...]:
+    """A region of a model, like ``compile_parts``; what has no record does not stay untuned.
+
+    Transposes at its ends, and what is cut in two there, are kernels that the whole model does not
+    have. They get a program that is drawn from the search's space.
+    """
+    drawn = _drawn(part.module_json, target_json, traces) if part.ours else {}
+    return compile_parts((part,), target_json, {**drawn, **traces})
+
+
+def _drawn(module_json: str, target_json: str, traces: Mapping[str, str]) -> dict[str, str]:
+    """A trace for each kernel without one, by workload key."""
+    import tvm
+    from tvm.tirx import PrimFunc
+
+    from ..frontend.workload import ENTRY, canonical_workload, workload_key
+    from ..search.evolution import Evolution
+    from ..search.traces import trace_to_json
+
+    _register_intrinsics(target_json)
+    target = tvm.target.Target(json.loads(target_json))
+    found: dict[str, str] = {}
+    for variable, function in tvm.ir.load_json(module_json).functions.items():
+        if isinstance(function, PrimFunc):
+            key = workload_key(tvm.IRModule({ENTRY: function.with_attr("global_symbol", ENTRY)}))
+            if key not in traces and key not in found:
+                workload = canonical_workload(function)
+                evolution = Evolution(workload, target, variable.name_hint, seed=0)
+                found.update((key, trace_to_json(one.trace)) for one in evolution.sample([False]))
+    return found
+
+
 def compile_model(module_json: str, target_json: str, traces: Mapping[str, str]) -> bytes:
     """A tar of object files (``*.o``) that hold a Relax VM executable, weights included.
 

@@ -19,7 +19,7 @@ from coordinator.frontend.importer import Region, find_regions, import_regions
 from coordinator.frontend.legalization import Algorithms
 from coordinator.package.manifest import EngineUsed, Manifest
 from coordinator.package.wheel import PartFiles
-from coordinator.results.compile import compile_parts
+from coordinator.results.compile import compile_region
 from coordinator.results.engine_parts import CannotRun, region_parts
 from coordinator.results.packaged import Measure, Packaged, Run
 from coordinator.results.placement import Cost, Placement, place, shares
@@ -187,7 +187,7 @@ class MixtureSearch:
             return None
         try:
             parts: tuple[PartFiles, ...] = await self.run(
-                compile_parts, (region.ours,), self.spec.target_json, self.traces
+                compile_region, region.ours, self.spec.target_json, self.traces
             )
         except JobFailed as error:
             log.warning("from %s to %s: %s", region.first, region.last, error)
