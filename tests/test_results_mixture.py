@@ -23,6 +23,7 @@ from coordinator.results.verify import make_examples
 from protos import engines
 from protos.records import (
     OWN,
+    UNTUNED_TRACE,
     EvaluatorConfig,
     JobSpec,
     MeasurementStatus,
@@ -65,6 +66,20 @@ def test_the_kernels_of_regions_are_those_of_the_whole() -> None:
         assert region.ours.workloads <= known
     assert regions[0].first.startswith("Gemm")
     assert regions[1].last.startswith("Relu")
+
+
+def test_a_region_leaves_no_kernel_untuned() -> None:
+    from coordinator.frontend.importer import import_regions
+    from coordinator.results.compile import compile_parts, compile_region
+
+    (region,) = import_regions(models.several_steps(1), {}, TARGET, [0], [True], {})
+    assert region.ours is not None
+    untuned = compile_parts([region.ours], TARGET, {})
+    drawn = compile_region(region.ours, TARGET, {})
+    assert drawn[0].data != untuned[0].data
+    assert compile_region(region.ours, TARGET, {}) == drawn, "the same every time"
+    known = dict.fromkeys(region.ours.workloads, UNTUNED_TRACE)
+    assert compile_region(region.ours, TARGET, known) == untuned, "records come first"
 
 
 # ------------------------------------------------------------------------- who gets what

@@ -64,7 +64,8 @@ _SOURCE, _WEIGHTS, _DESTINATION, _IMPLEMENTATION = 129, 131, 133, 8
 _USE_SCALE_AND_SHIFT = 0x6
 
 Pointer = ctypes.c_void_p
-_Dims = ctypes.c_int64 * MAX_DIMENSIONS
+parameter = ctypes.c_float
+"""Of a function, such as its alpha and beta."""
 
 
 class Argument(ctypes.Structure):
@@ -136,7 +137,7 @@ class Library:
         description = Pointer()
         self._call(
             *("memory_desc_create_with_strides", ctypes.byref(description), len(shape)),
-            *(_dims(shape), _F32, _dims(strides)),
+            *(dims(shape), _F32, dims(strides)),
         )
         return description
 
@@ -145,7 +146,7 @@ class Library:
         description = Pointer()
         self._call(
             *("memory_desc_create_with_tag", ctypes.byref(description), len(shape)),
-            *(_dims(shape), _F32, _ANY),
+            *(dims(shape), _F32, _ANY),
         )
         return description
 
@@ -154,7 +155,7 @@ class Library:
         description = Pointer()
         self._call(
             *("memory_desc_create_submemory", ctypes.byref(description), of),
-            *(_dims(shape), _dims(offsets)),
+            *(dims(shape), dims(offsets)),
         )
         return description
 
@@ -179,7 +180,7 @@ class Library:
             if len(rest) == 1:
                 self._call("post_ops_append_binary", operations, ALGORITHMS[name], rest[0])
             else:
-                alpha, beta = (ctypes.c_float(float(number)) for number in rest)
+                alpha, beta = (parameter(float(value)) for value in rest)
                 self._call("post_ops_append_eltwise", operations, ALGORITHMS[name], alpha, beta)
         self._call("primitive_attr_create", ctypes.byref(attributes))
         self._call("primitive_attr_set_post_ops", attributes, operations)
@@ -202,7 +203,7 @@ class Library:
         """Over the last axis, with a scale and a shift."""
         return self.forward(
             *("layer_normalization", source, result, None),
-            *(ctypes.c_float(epsilon), _USE_SCALE_AND_SHIFT, None),
+            *(parameter(epsilon), _USE_SCALE_AND_SHIFT, None),
         )
 
     def reorder(self, source: Pointer, result: Pointer) -> Pointer:
@@ -266,10 +267,6 @@ class Library:
         self._call("stream_wait", self._stream)
 
 
-def _dims(numbers: Sequence[int]) -> Any:
-    return _Dims(*numbers)
-
-
 def dims(numbers: Sequence[int]) -> Any:
-    """For strides, dilations and paddings."""
-    return _dims(numbers)
+    """``dnnl_dims_t``: a shape, strides, dilations or paddings."""
+    return (ctypes.c_int64 * MAX_DIMENSIONS)(*numbers)

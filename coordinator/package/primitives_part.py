@@ -33,6 +33,7 @@ from .dnnl import (
     Pointer,
     UnsupportedError,
     dims,
+    parameter,
 )
 
 Array = np.ndarray[Any, Any]
@@ -69,7 +70,7 @@ class _Buffer:
 
 @dataclass
 class _Tensor:
-    """Numbers in a layout; ``plain`` is row by row, a view is neither that nor the library's."""
+    """Numbers in a layout, one that primitives read unless it is a view of another tensor."""
 
     shape: tuple[int, ...]
     layout: Pointer
@@ -87,6 +88,9 @@ class _Run:
 
 @dataclass
 class _Program:
+    """A program that was loaded. Tensors of a step are made in the layouts of its primitive, and
+    live in buffers that get their memory when all steps are known."""
+
     path: Path
     library: Library
     inputs: Sequence[str]
@@ -230,10 +234,8 @@ class _Program:
     # ------------------------------------------------------------- steps with weights and post-ops
 
     def _convolution(self, step: Step) -> None:
-        source, weights = (
-            self._read(step["in"][0]),
-            self._constant(self._constants[step["weights"]]),
-        )
+        source = self._read(step["in"][0])
+        weights = self._constant(self._constants[step["weights"]])
         bias = self._bias(step)
         result = self._shapes[step["out"]]
         windows = [dims(step[key]) for key in ("strides", "dilations", "before", "after")]
@@ -348,9 +350,7 @@ class _Program:
 
     def _eltwise(self, step: Step) -> None:
         source = self._read(step["in"][0])
-        import ctypes
-
-        alpha, beta = ctypes.c_float(step["alpha"]), ctypes.c_float(step["beta"])
+        alpha, beta = parameter(step["alpha"]), parameter(step["beta"])
         description = self.library.forward(
             *("eltwise", ALGORITHMS[step["alg"]], source.layout, source.layout, alpha, beta, None)
         )
@@ -376,10 +376,7 @@ class _Program:
         self._make(step, description, (SRC, source))
 
     def _reduction(self, step: Step) -> None:
-        import ctypes
-
-        source = self._read(step["in"][0])
-        zero = ctypes.c_float(0.0)
+        source, zero = self._read(step["in"][0]), parameter(0.0)
         description = self.library.description(
             *("reduction", ALGORITHMS[step["alg"]], source.layout),
             *(self.library.any(self._shapes[step["out"]]), zero, zero, None),
