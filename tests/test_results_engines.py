@@ -213,7 +213,7 @@ Model()
     )
     assert done.returncode == 1
     assert "pip install onednn-cpu-gomp==" in done.stderr
-    assert "libdnnl.so.3 is not installed" in done.stderr
+    assert "libdnnl.so.3 of onednn-cpu-gomp is not there" in done.stderr
 
 
 def test_an_engine_says_why_it_can_not_run_a_model() -> None:

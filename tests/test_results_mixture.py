@@ -239,11 +239,11 @@ def test_an_engine_that_fails_is_in_no_mixture() -> None:
     assert [dict(region.latency_ms) for region in found.regions] == [{"onnxruntime": 2.0}] * 4
 
 
-def rounded() -> bytes:
-    """Three products, behind the second of which the numbers are rounded."""
+def floored() -> bytes:
+    """Three products, behind the second of which the numbers are rounded down."""
     weight = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
     nodes = []
-    for step, function in enumerate(("Relu", "Round", "Relu")):
+    for step, function in enumerate(("Relu", "Floor", "Relu")):
         before, after = "x" if step == 0 else f"y{step}", "y" if step == 2 else f"y{step + 1}"
         nodes.append(helper.make_node("MatMul", [before, "w"], [f"m{step}"], f"product{step}"))
         nodes.append(helper.make_node(function, [f"m{step}"], [after], f"function{step}"))
@@ -251,7 +251,7 @@ def rounded() -> bytes:
 
 
 def test_what_a_library_lacks_runs_elsewhere_and_has_no_time_in_it() -> None:
-    data = rounded()
+    data = floored()
     device = Device({OWN: (2.0,) * 3, "onnxruntime": (3.0,) * 3, "onednn": (1.0, 0.1, 1.0)})
     whole = {OWN: 6.0, "onnxruntime": 9.0}
     found = asyncio.run(search(data, device, ("onnxruntime", "onednn")).find(whole))
@@ -269,7 +269,7 @@ def test_what_a_library_lacks_runs_elsewhere_and_has_no_time_in_it() -> None:
 
 def test_without_onnx_runtime_an_engine_that_lacks_something_has_no_times() -> None:
     device = Device({OWN: (2.0,) * 3})
-    found = asyncio.run(search(rounded(), device, ("onednn",)).find({OWN: 6.0}))
+    found = asyncio.run(search(floored(), device, ("onednn",)).find({OWN: 6.0}))
     assert found is not None
     assert set(device.checked[0]) == {OWN}
     assert [set(region.latency_ms) for region in found.regions] == [{OWN}] * 3

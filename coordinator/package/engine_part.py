@@ -81,7 +81,7 @@ def _openvino(
 def _onednn(
     path: Path, num_threads: int, inputs: list[str], outputs: list[str], alone: bool
 ) -> Call:
-    from .primitives_part import load
+    from .onednn_part import load
 
     return load(path, num_threads, inputs, outputs)
 

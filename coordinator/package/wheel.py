@@ -39,7 +39,7 @@ _TAKEN = frozenset(
     )
 )
 _LIBRARY = "libtvm_runtime.so"
-_ONEDNN_SOURCES = ("primitives_part.py", "dnnl.py")
+_ONEDNN_SOURCES = (*("onednn_part.py", "onednn_builder.py", "onednn_steps.py", "onednn_api.py"),)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PartFiles:
 
     Of a part of ours (``engine`` is OWN) ``data`` is what ``compile_model`` gave and ``arguments``
     are the specs of ``inputs``; of an engine's, ``data`` is an ONNX file with fixed shapes, or for
-    oneDNN a program (``frontend/primitives``), and ``operators`` is how many operators of the
+    oneDNN a program (``frontend/onednn_program``), and ``operators`` is how many operators of the
     model it runs.
     """
 
