@@ -6,6 +6,7 @@ packages and imports nothing of tunefarm's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def _onednn(
 ) -> Call:
     from .onednn_part import load
 
+    if not alone:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when its library is loaded
     return load(path, num_threads, inputs, outputs)
 
 
