@@ -24,7 +24,11 @@ from coordinator.package.wheel import write_wheel
 from coordinator.results.compile import compile_parts
 from coordinator.results.engine_parts import CannotRun, engine_part
 from coordinator.results.engines import engine_manifest, engines_used
-from coordinator.results.selection import selections
+from coordinator.results.selection import (
+    THREAD_HANDICAPS_US,
+    USUAL_HANDICAPS_US,
+    selections,
+)
 from coordinator.search.composition import Known, compose
 from coordinator.tuning_log import Evidence, TuningLog
 from protos.engines import REFERENCE_ENGINE
@@ -104,10 +108,6 @@ def own_packages(
         }
     finally:
         tuning_log.close()
-    algorithms = _algorithms(imported, known)
-    if algorithms:
-        imported = import_model(model, shapes, target, algorithms)
-    known = {task.workload_key: known[task.workload_key] for task in imported.tasks}
     used = [one for name, one in engines_used(device).items() if name == REFERENCE_ENGINE]
     described = replace(
         _described(manifest),
@@ -115,23 +115,26 @@ def own_packages(
         engines=tuple(used) if imported.theirs else (),
     )
     found = []
-    for choice in selections(known):
-        traces = {key: chosen.candidate.trace_json for key, chosen in choice.items()}
-        found.append(write_wheel(compile_parts(imported.parts, target, traces), described)[1])
+    for algorithms in _compared(imported, known):
+        made = import_model(model, shapes, target, algorithms) if algorithms else imported
+        own = {task.workload_key: known[task.workload_key] for task in made.tasks}
+        for choice in selections(own, USUAL_HANDICAPS_US if found else THREAD_HANDICAPS_US):
+            traces = {key: chosen.candidate.trace_json for key, chosen in choice.items()}
+            found.append(write_wheel(compile_parts(made.parts, target, traces), described)[1])
     return found
 
 
-def _algorithms(
+def _compared(
     imported: ImportedModel, known: Mapping[str, Sequence[Evidence]]
-) -> Mapping[str, int]:
-    """The algorithms that a job chooses, by the latencies of its search."""
+) -> tuple[Mapping[str, int], ...]:
+    """The algorithms that a job compares, by the latencies of its search."""
     best_us = {
         key: min((one.latency_us for one in items if one.latency_us is not None), default=None)
         for key, items in known.items()
     }
     direct = {task.workload_key: task.weight for task in imported.all_tasks}
     found = {key: Known(us, 0) for key, us in best_us.items() if us is not None}
-    return compose(direct, imported.variants, found).algorithms
+    return compose(direct, imported.variants, found).compared
 
 
 def _described(manifest: Mapping[str, Any]) -> Manifest:

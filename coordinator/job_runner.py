@@ -284,11 +284,10 @@ class JobRunner:
             await measure_limits(self.job.job_id, device, self._fleet, self._builders, self._log)
 
     async def _finish(self, model: bytes, imported: ImportedModel, device: Device) -> ModelResult:
-        algorithms = self._tuner.algorithms if self._tuner is not None else {}
-        models = [imported]
-        if algorithms:
+        compared = self._tuner.compared if self._tuner is not None else ({},)
+        if any(compared):
             await self._set(stage="importing the model with what was fastest", remaining_s=None)
-            models = [await self._import(model, algorithms), imported]
+        models = [await self._import(model, one) if one else imported for one in compared]
         finisher = Finisher(self.job, model, models, device, self._log, self._fleet, self._builders)
 
         async def stage(text: str) -> None:

@@ -53,7 +53,7 @@ class Tuner:
         """``changed`` is called when there is progress to show; ``variants`` are of the model that
         runs each of ``tasks`` as often as its weight says."""
         self.runs = [TaskRun(task) for task in tasks]
-        self.algorithms: Mapping[str, int] = {}
+        self.compared: tuple[Mapping[str, int], ...] = ({},)
         self._variants = variants
         self.counts = TrialCounts()
         self._lab = lab
@@ -99,7 +99,7 @@ class Tuner:
         for run in self.runs:
             run.weight = made.weights[run.task.workload_key]
             run.stake = made.stakes[run.task.workload_key]
-        self.algorithms = made.algorithms
+        self.compared = made.compared
 
     async def baseline(self) -> None:
         """Time the untuned program of every task that the log does not know.

@@ -85,6 +85,19 @@ def test_of_several_variants_the_fastest_is_taken() -> None:
     assert made.weights["products"] == 0
 
 
+def test_what_is_compared_as_a_whole() -> None:
+    clear = compose(DIRECT, [F4], TUNED)  # 1000 against 600
+    assert clear.compared == ({"56x56": 4}, {})
+    other = Variant("7x7", 2, {"conv7": -1, "input7": 1, "products7": 1, "output7": 1})
+    known = TUNED | {key: Known(100.0, 10) for key in other.change} | {"conv7": Known(310.0, 10)}
+    close = compose({**DIRECT, "conv7": 1}, [F4, other], known)
+    assert close.algorithms == {"56x56": 4, "7x7": 2}
+    assert close.compared == (close.algorithms, {"56x56": 4}, {})
+    untimed = {key: value for key, value in TUNED.items() if key != "conv"}
+    assert compose(DIRECT, [F4], untimed).sure == {"56x56": 4}, "nothing else can be"
+    assert compose(DIRECT, [], TUNED).compared == ({},)
+
+
 def test_kernels_that_the_model_has_anyway_are_counted_on_top() -> None:
     shared = replace(F4, change={**F4.change, "pool": 3})
     made = compose(DIRECT, [shared], TUNED)

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from coordinator.frontend.onednn_program import NotInOneDNN, onednn_program
+from coordinator.frontend.onednn.program import NotInOneDNN, onednn_program
 from coordinator.frontend.onnx_model import load_model
 from coordinator.package import onednn_part
 from coordinator.package.onednn_part import load

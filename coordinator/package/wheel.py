@@ -83,7 +83,7 @@ class PartFiles:
 
     Of a part of ours (``engine`` is OWN) ``data`` is what ``compile_model`` gave and ``arguments``
     are the specs of ``inputs``; of an engine's, ``data`` is an ONNX file with fixed shapes, or for
-    oneDNN a program (``frontend/onednn_program``), and ``operators`` is how many operators of the
+    oneDNN a program (``frontend/onednn/program``), and ``operators`` is how many operators of the
     model it runs.
     """
 

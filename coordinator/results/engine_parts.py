@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.frontend.importer import Region
-from coordinator.frontend.onednn_program import NotInOneDNN, onednn_program
+from coordinator.frontend.onednn.program import NotInOneDNN, onednn_program
 from coordinator.package.wheel import PartFiles
 from protos.engines import ONEDNN
 

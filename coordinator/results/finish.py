@@ -100,9 +100,8 @@ class Finisher:
         fleet: Fleet,
         builders: Builders,
     ) -> None:
-        """``model`` is the ONNX file that ``imported`` came from: first with the algorithms that
-        were the fastest kernel by kernel, last with direct convolutions, if that is not the same.
-        """
+        """``model`` is the ONNX file that ``imported`` came from, with the algorithms that are
+        compared (``Composition.compared``): the last is with direct convolutions only."""
         self._job = job
         self._model = model
         self._imported = imported

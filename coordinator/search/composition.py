@@ -6,6 +6,7 @@ the others are worth tuning as long as they may still get ahead.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ for all that follow."""
 
 BEHIND_STAKE = 0.5
 """What a saving is worth in an algorithm that is behind: it may be for nothing."""
+
+CLEARLY = 1.3
+"""How many times as fast as direct kernels, each timed alone with warm caches, another algorithm
+must be to be so in the model in any case: its intermediate results take room in the caches."""
 
 DIRECT = 0
 """In place of the m of F(m×m, 3×3)."""
@@ -39,11 +44,23 @@ class Known:
 @dataclass(frozen=True)
 class Composition:
     """How often the model runs each task, ``weights``, with these ``algorithms``, by
-    convolution; and what a microsecond of each task is worth to the search, ``stakes``."""
+    convolution; and what a microsecond of each task is worth to the search, ``stakes``. ``sure``
+    are the algorithms that are clearly faster than direct ones."""
 
     weights: Mapping[str, int]
     stakes: Mapping[str, float]
     algorithms: Mapping[str, int]
+    sure: Mapping[str, int]
+
+    @property
+    def compared(self) -> tuple[Mapping[str, int], ...]:
+        """The algorithms that the whole model is compared with: the fastest kernel by kernel, those
+        that are clearly faster, and none; each once."""
+        found: list[Mapping[str, int]] = []
+        for algorithms in (self.algorithms, self.sure, {}):
+            if algorithms not in found:
+                found.append(algorithms)
+        return tuple(found)
 
 
 def compose(
@@ -55,7 +72,7 @@ def compose(
     """
     weights = Counter(direct)
     stakes: defaultdict[str, float] = defaultdict(float, direct)
-    algorithms = {}
+    algorithms, sure = {}, {}
     for convolution in dict.fromkeys(one.convolution for one in variants):
         ways = _ways([one for one in variants if one.convolution == convolution])
         able = {way: calls for way, calls in ways.items() if calls.keys() <= known.keys()}
@@ -67,12 +84,15 @@ def compose(
         if best != DIRECT:
             algorithms[convolution] = best
         best_us = _sum(able[best], known, "best_us") if able else 0.0
+        direct_us = _sum(able[DIRECT], known, "best_us") if DIRECT in able else math.inf
+        if best != DIRECT and direct_us >= CLEARLY * best_us:
+            sure[convolution] = best
         for way, calls in able.items():
             behind = way != best
             if not behind or _sum(calls, known, "hoped_us") < best_us:
                 for key, count in calls.items():
                     stakes[key] += count * (BEHIND_STAKE if behind else 1.0)
-    return Composition(weights, stakes, algorithms)
+    return Composition(weights, stakes, algorithms, sure)
 
 
 def _ways(variants: Sequence[Variant]) -> dict[int, dict[str, int]]:

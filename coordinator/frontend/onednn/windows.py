@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .onednn_graph import Shape
-from .onednn_node import Node, Translate
+from .graph import Shape
+from .node import Node, Translate
 
 _ROUNDING_ERROR = 1e-4
 

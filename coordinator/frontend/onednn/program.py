@@ -1,4 +1,4 @@
-"""A model, or a part of one, as a program of oneDNN's primitives (``package/onednn_part`` runs it).
+"""A model, or a part of one, as a program (``coordinator/package/onednn_part.py`` runs it).
 
 The program is an ``.npz``: ``program`` is JSON, with the shape of every tensor, which of them are
 inputs, outputs and constants, and the steps in their order; ``constantN`` is the tensor N. Inputs
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from .onednn_elementwise import ELEMENTWISE
-from .onednn_fusion import join
-from .onednn_graph import Array, Graph, NotInOneDNN, Shape, described
-from .onednn_layers import LAYERS
-from .onednn_node import Node, Translate
-from .onednn_views import VIEWS
-from .onednn_windows import WINDOWS
-from .onnx_model import fold, graph_inputs, operator
-from .parts import values_of
+from ..onnx_model import fold, graph_inputs, operator
+from ..parts import values_of
+from .elementwise import ELEMENTWISE
+from .fusion import join
+from .graph import Array, Graph, NotInOneDNN, Shape, described
+from .layers import LAYERS
+from .node import Node, Translate
+from .views import VIEWS
+from .windows import WINDOWS
 
 __all__ = ["VERSION", "NotInOneDNN", "onednn_program"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .onednn_absorb import absorb_constant, absorb_pad
-from .onednn_graph import Graph, PostOp, Step
+from .absorb import absorb_constant, absorb_pad
+from .graph import Graph, PostOp, Step
 
 _CLOSE = 1e-6
 _PRODUCTS = ("convolution", "deconvolution", "matmul")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .onednn_graph import Shape
-from .onednn_node import Node, Translate
+from .graph import Shape
+from .node import Node, Translate
 
 
 def _same(n: Node) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .onednn_graph import Array, Graph, Step
+from .graph import Array, Graph, Step
 
 _PRODUCTS = ("convolution", "deconvolution", "matmul")
 

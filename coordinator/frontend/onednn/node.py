@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .onednn_graph import MAX_RANK, Array, Graph, NotInOneDNN, Shape
+from .graph import MAX_RANK, Array, Graph, NotInOneDNN, Shape
 
 
 class Node:

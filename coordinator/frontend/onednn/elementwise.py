@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .onednn_node import Node, Translate
+from .node import Node, Translate
 
 _HUGE = float(np.finfo(np.float32).max)
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from .onednn_graph import Shape
-from .onednn_node import Node, Translate
-from .onednn_windows import whole_pool
+from .graph import Shape
+from .node import Node, Translate
+from .windows import whole_pool
 
 _REDUCTIONS = {
     "ReduceMax": "reduction_max",

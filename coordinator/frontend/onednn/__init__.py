@@ -1,0 +1,1 @@
+"""A model as a program of oneDNN's primitives; ``package/onednn_part`` runs it."""
