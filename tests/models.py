@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from device_agent.examples import read_examples
 from protos.records import Shape
 
 
@@ -91,6 +92,11 @@ def small_model(size: int = 16) -> bytes:
             "b": generator.standard_normal(size).astype(np.float32),
         },
     )
+
+
+def examples_of(packed: bytes) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Inputs and expected outputs of each example in an .npz of these."""
+    return [(dict(one.inputs), dict(one.outputs)) for one in read_examples(packed)]
 
 
 def several_steps(count: int) -> bytes:

@@ -17,8 +17,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from coordinator.results.verify import load_examples, make_examples
-from tests.models import make_model
+from coordinator.results.verify import make_examples
+from tests.models import examples_of, make_model
 
 
 def cnn() -> bytes:
@@ -60,7 +60,7 @@ def cnn() -> bytes:
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, data: bytes) -> None:
-        examples = load_examples(make_examples(data, {}, count=9, seed=100))
+        examples = examples_of(make_examples(data, {}, count=9, seed=100))
         self._inputs = iter([inputs for inputs, _ in examples])
 
     def get_next(self) -> Any:

@@ -19,7 +19,7 @@ from coordinator.frontend.dequantised import dequantise_constants
 from coordinator.frontend.importer import import_model
 from coordinator.package.engine_part import load_engine
 from coordinator.results.quantised import nudged, output_steps
-from coordinator.results.verify import load_examples, make_examples
+from coordinator.results.verify import make_examples
 from device_agent.examples import compare_model, read_examples
 from tests import models
 from tests.kernels import target_json
@@ -106,7 +106,7 @@ def test_every_quantised_tensor_is_the_standards(
     options = {"per_channel": per_channel, "activations": activations, "symmetric": symmetric}
     data = _with_quantised_tensors(quantise(cnn(), tmp_path, **options))
     run = _compiled(data)
-    for inputs, _ in load_examples(make_examples(data, {}, 3)):
+    for inputs, _ in models.examples_of(make_examples(data, {}, 3)):
         expected, got = run_plainly(data, inputs), run(inputs)
         quantised = [name for name, value in expected.items() if value.dtype.itemsize == 1]
         assert len(quantised) >= 9
@@ -190,7 +190,7 @@ def test_the_reference_is_the_standard_and_right_answers_are_within_the_toleranc
 ) -> None:
     data = quantise(cnn(), tmp_path, per_channel=True)
     packed = make_examples(data, {}, 4)
-    for inputs, outputs in load_examples(packed):
+    for inputs, outputs in models.examples_of(packed):
         np.testing.assert_array_equal(outputs["y"], run_plainly(data, inputs)["y"])
     examples = read_examples(packed)
     run = _compiled(data)

@@ -20,7 +20,7 @@ from coordinator.results.difference import (
     first_wrong,
 )
 from coordinator.results.packaged import Packaged
-from coordinator.results.verify import load_examples, make_examples
+from coordinator.results.verify import make_examples
 from coordinator.tuning_log import Evidence
 from protos.records import (
     UNTUNED_TRACE,
@@ -73,7 +73,7 @@ def test_fewer_examples_of_a_large_model() -> None:
 def test_the_device_names_the_first_wrong_tensor(culprit: str | None) -> None:
     exposed = expose_intermediates(models.small_model(), {})
     imported = import_model(exposed.model, {}, TARGET)
-    examples = load_examples(make_examples(exposed.model, {}, 2, 0))
+    examples = models.examples_of(make_examples(exposed.model, {}, 2, 0))
     arrays = {}
     for index, (inputs, outputs) in enumerate(examples):
         for name, value in outputs.items():

@@ -45,7 +45,10 @@ def test_the_rest_of_a_model_with_an_lstm_is_tuned(tmp_path: Path) -> None:
     assert result["left_to_engine"] == ["LSTM (node 'memory')"]
     assert "ONNX Runtime runs what can't be imported: LSTM" in done.stderr
     assert result["trials"]["total"] == 24 == len(trials(log))
-    assert {"onnxruntime", "openvino"} == {engine["name"] for engine in result["engines"]}
+    assert {"onnxruntime", "openvino", "onednn"} == {one["name"] for one in result["engines"]}
+    refused = next(one for one in result["engines"] if one["name"] == "onednn")
+    assert refused["latency_ms"] is None
+    assert refused["error"].startswith("oneDNN has no primitive for LSTM")
 
     x = use_package(Path(result["package"]), tmp_path, "recogniser", (1, 3, 16, 24))
     (expected,) = onnxruntime.InferenceSession(models.recogniser()).run(None, {"x": x})

@@ -114,20 +114,6 @@ def softmax_outputs(model: Any) -> tuple[str, ...]:
     return tuple(value.name for value in model.graph.output if of_softmax(value.name))
 
 
-def load_examples(examples: bytes) -> list[tuple[Arrays, Arrays]]:
-    """Inputs and expected outputs of each example."""
-    found: dict[int, tuple[Arrays, Arrays]] = {}
-    with np.load(io.BytesIO(examples), allow_pickle=False) as archive:
-        for key in archive.files:
-            kind, _, name = key.partition("/")
-            if kind in ("softmax", "tolerance"):
-                continue
-            side = 0 if kind.startswith("in") else 1
-            index = int(kind.removeprefix("in").removeprefix("out"))
-            found.setdefault(index, ({}, {}))[side][name] = archive[key]
-    return [found[index] for index in sorted(found)]
-
-
 def _spec(value: Any) -> TensorSpec:
     import onnx
 

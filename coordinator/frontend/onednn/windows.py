@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .graph import Shape
+from .graph import Array, Shape
 from .node import Node, Translate
 
 _ROUNDING_ERROR = 1e-4
@@ -40,7 +40,7 @@ def _window(
     return strides, dilations, begins, ends
 
 
-def _grouped(weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]], groups: int) -> Shape:
+def _grouped(weights: Array, groups: int) -> Shape:
     """The weights' shape with the groups as an axis of their own, as oneDNN has it."""
     if groups == 1:
         return weights.shape
@@ -51,11 +51,20 @@ def _conv(n: Node) -> str:
     weights = n.needed(1)
     source, groups = n.shape(0), n.attributes.get("group", 1)
     strides, dilations, begins, ends = _window(n, source[2:], weights.shape[2:])
-    reads = [n.read(0), n.graph.constant(weights.reshape(_grouped(weights, groups)))]
+    grouped = weights.reshape(_grouped(weights, groups))
+    return _weighted(n, "convolution", grouped, (strides, dilations, begins, ends))
+
+
+def _weighted(
+    n: Node, op: str, weights: Array, window: tuple[list[int], list[int], list[int], list[int]]
+) -> str:
+    """With these weights as oneDNN has them, and the node's bias, if there is one."""
+    strides, dilations, begins, ends = window
+    reads = [n.read(0), n.graph.constant(weights)]
     if n.has(2):
         reads.append(n.graph.constant(n.needed(2)))
     return n.step(
-        "convolution",
+        op,
         reads,
         n.result,
         bias=n.has(2),
@@ -83,19 +92,7 @@ def _conv_transpose(n: Node) -> str:
     inputs, outputs = weights.shape[:2]
     turned = weights.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
     shaped = turned if groups > 1 else turned[0]
-    reads = [n.read(0), n.graph.constant(shaped)]
-    if n.has(2):
-        reads.append(n.graph.constant(n.needed(2)))
-    return n.step(
-        "deconvolution",
-        reads,
-        n.result,
-        bias=n.has(2),
-        strides=strides,
-        dilations=[one - 1 for one in dilations],
-        begins=begins,
-        ends=ends,
-    )
+    return _weighted(n, "deconvolution", shaped, (strides, dilations, begins, ends))
 
 
 def _pool(n: Node) -> str:
