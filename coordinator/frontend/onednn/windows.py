@@ -42,9 +42,8 @@ def _window(
 
 def _grouped(weights: Array, groups: int) -> Shape:
     """The weights' shape with the groups as an axis of their own, as oneDNN has it."""
-    if groups == 1:
-        return weights.shape
-    return (groups, weights.shape[0] // groups, *weights.shape[1:])
+    shape: Shape = weights.shape
+    return shape if groups == 1 else (groups, shape[0] // groups, *shape[1:])
 
 
 def _conv(n: Node) -> str:
