@@ -660,3 +660,24 @@ def test_names_say_in_which_order_arrays_come(tmp_path: Path) -> None:
     np.testing.assert_allclose(z, np.exp(a), rtol=1e-6)
     with pytest.raises(ValueError, match=r"inputs are \['a', 'b'\], not \['a', 'c'\]"):
         load(path, 1, ["a", "c"])
+
+
+@pytest.mark.parametrize("computed", [True, False])
+def test_an_output_that_is_constant_is_refused(computed: bool) -> None:
+    node = onnx.helper.make_node("Add", ["w", "w"], ["y"])
+    data = make_model(
+        [node] if computed else [onnx.helper.make_node("Relu", ["x"], ["z"])],
+        {"x": (2, 3)},
+        {"y": (2, 3)} if computed else {"z": (2, 3), "w": (2, 3)},
+        {"w": random(2, 3)},
+    )
+    with pytest.raises(NotInOneDNN, match=f"output '{'y' if computed else 'w'}' is constant"):
+        onednn_program(data)
+
+
+def test_a_division_by_a_zero_is_infinite(tmp_path: Path) -> None:
+    data = model(["y = Div(x, w)"], {"x": (2, 3)}, {"w": np.float32([1.0, 0.0, -2.0])})
+    path = tmp_path / "part.npz"
+    path.write_bytes(onednn_program(data))
+    (found,) = load(path, 1)([np.ones((2, 3), np.float32)])
+    np.testing.assert_array_equal(found, np.float32([[1.0, np.inf, -0.5]] * 2))

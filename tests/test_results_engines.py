@@ -179,28 +179,28 @@ print(model.manifest["engines"][0]["name"], model.manifest["records"])
     assert f"Requires-Dist: {known.distribution}=={engines.installed()[name]}" in metadata
 
 
+def _failure(imported: ImportedModel, name: str, program: str, folder: Path) -> str:
+    """What a program says that fails beside the engine's package."""
+    _, wheel = _wheel(imported, name)
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        archive.extractall(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
 def test_without_its_engine_a_package_says_what_to_install(
     imported: ImportedModel, tmp_path: Path
 ) -> None:
-    _, wheel = _wheel(imported, "openvino")
-    (tmp_path / "small.zip").write_bytes(wheel)
-    with zipfile.ZipFile(tmp_path / "small.zip") as archive:
-        archive.extractall(tmp_path)
     program = "import sys; sys.modules['openvino'] = None; from small import Model; Model()"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "pip install openvino==" in done.stderr
+    assert "pip install openvino==" in _failure(imported, "openvino", program, tmp_path)
 
 
 def test_without_its_library_a_package_says_what_to_install(
     imported: ImportedModel, tmp_path: Path
 ) -> None:
-    _, wheel = _wheel(imported, "onednn")
-    (tmp_path / "small.zip").write_bytes(wheel)
-    with zipfile.ZipFile(tmp_path / "small.zip") as archive:
-        archive.extractall(tmp_path)
     program = """
 import importlib.metadata
 real = importlib.metadata.files
@@ -208,18 +208,28 @@ importlib.metadata.files = lambda name: [] if name == "onednn-cpu-gomp" else rea
 from small import Model
 Model()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "pip install onednn-cpu-gomp==" in done.stderr
-    assert "libdnnl.so.3 of onednn-cpu-gomp is not there" in done.stderr
+    told = _failure(imported, "onednn", program, tmp_path)
+    assert "pip install onednn-cpu-gomp==" in told
+    assert "libdnnl.so.3 of onednn-cpu-gomp is not there" in told
 
 
 def test_an_engine_says_why_it_can_not_run_a_model() -> None:
     refused = engine_part("onednn", models.recogniser(), ["x"], ["y"])
     assert refused == CannotRun("oneDNN has no primitive for LSTM (node 'memory')")
     assert engine_result(ORT, None, refused.reason).error == refused.reason
+
+
+def test_a_translation_that_fails_costs_that_engine_and_not_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_model: bytes) -> bytes:
+        raise KeyError("w")
+
+    monkeypatch.setattr("coordinator.results.engine_parts.onednn_program", broken)
+    refused = engine_part("onednn", models.small_model(), ["x"], ["y"])
+    assert isinstance(refused, CannotRun)
+    assert "failed to translate it for oneDNN, please report: KeyError: 'w'" in refused.reason
+    assert isinstance(engine_part("onnxruntime", models.small_model(), ["x"], ["y"]), PartFiles)
 
 
 def test_what_only_an_engine_can_run_needs_it_on_the_device() -> None:

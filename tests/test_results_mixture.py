@@ -82,6 +82,24 @@ def test_a_region_leaves_no_kernel_untuned() -> None:
     assert compile_region(region.ours, TARGET, known) == untuned, "records come first"
 
 
+def test_a_kernel_that_no_program_can_be_drawn_for_stays_untuned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from coordinator.frontend.importer import import_regions
+    from coordinator.results.compile import compile_parts, compile_region
+    from coordinator.search.evolution import Evolution
+
+    def broken(*_arguments: object) -> None:
+        raise ValueError("no design space")
+
+    monkeypatch.setattr(Evolution, "sample", broken)
+    (region,) = import_regions(models.several_steps(1), {}, TARGET, [0], [True], {})
+    assert region.ours is not None
+    untuned = compile_parts([region.ours], TARGET, {})
+    assert compile_region(region.ours, TARGET, {}) == untuned
+    assert "stays untuned in its region: no design space" in caplog.text
+
+
 # ------------------------------------------------------------------------- who gets what
 
 

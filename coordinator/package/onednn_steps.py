@@ -65,79 +65,45 @@ def _matmul(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
     return _weighted(b, step, reads, b.fastest([as_is, whole], make))
 
 
-def _pooling(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
+def _from_one(
+    b: Builder, step: Step, reads: Reads, shape: Shape, primitive: str, *rest: Any, before: Any = ()
+) -> Tensor:
+    """A primitive of one source, which it takes as it is or in C order. Its algorithm, what comes
+    ``before`` the source, source, result and the ``rest`` describe it."""
     api = b.api
+    direction = (dnnl.INFERENCE,) if primitive.endswith("_forward") else ()
 
     def make(descs: Sequence[int]) -> int:
         return api.make(
-            "pooling_forward_primitive_desc_create",
-            *(api.engine, dnnl.INFERENCE, dnnl.ALGORITHMS[step["algorithm"]]),
-            *(descs[0], api.any(shape)),
-            *(Dims(step[key]) for key in ("strides", "kernel", "dilations", "begins", "ends")),
-            api.attributes(),
+            f"{primitive}_primitive_desc_create",
+            *(api.engine, *direction, dnnl.ALGORITHMS[step["algorithm"]], *before),
+            *(descs[0], api.any(shape), *rest, api.attributes()),
         )
 
-    return _simple(b, step, reads, make)
-
-
-def _simple(b: Builder, step: Step, reads: Reads, make: Callable[[Sequence[int]], int]) -> Tensor:
-    """A primitive of one source, which it takes as it is or in C order."""
-    plain = b.api.plain(b.shapes[step["reads"][0]])
-    found = b.fastest([[reads[0].desc], [plain]], make)
-    source = b.laid_out(reads[0], b.api.chosen(found, dnnl.QUERY_SRC))
+    found = b.fastest([[reads[0].desc], [api.plain(b.shapes[step["reads"][0]])]], make)
+    source = b.laid_out(reads[0], api.chosen(found, dnnl.QUERY_SRC))
     return b.result(found, [(dnnl.SRC, source)])
 
 
+def _pooling(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
+    keys = ("strides", "kernel", "dilations", "begins", "ends")
+    return _from_one(b, step, reads, shape, "pooling_forward", *(Dims(step[key]) for key in keys))
+
+
 def _eltwise(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
-    api = b.api
-
-    def make(descs: Sequence[int]) -> int:
-        return api.make(
-            "eltwise_forward_primitive_desc_create",
-            *(api.engine, dnnl.INFERENCE, dnnl.ALGORITHMS[step["algorithm"]]),
-            *(descs[0], api.any(shape), step["alpha"], step["beta"], api.attributes()),
-        )
-
-    return _simple(b, step, reads, make)
+    return _from_one(b, step, reads, shape, "eltwise_forward", step["alpha"], step["beta"])
 
 
 def _softmax(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
-    api = b.api
-
-    def make(descs: Sequence[int]) -> int:
-        return api.make(
-            "softmax_forward_primitive_desc_create",
-            *(api.engine, dnnl.INFERENCE, dnnl.ALGORITHMS[step["algorithm"]]),
-            *(descs[0], api.any(shape), step["axis"], api.attributes()),
-        )
-
-    return _simple(b, step, reads, make)
+    return _from_one(b, step, reads, shape, "softmax_forward", step["axis"])
 
 
 def _reduction(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
-    api = b.api
-
-    def make(descs: Sequence[int]) -> int:
-        return api.make(
-            "reduction_primitive_desc_create",
-            *(api.engine, dnnl.ALGORITHMS[step["algorithm"]]),
-            *(descs[0], api.any(shape), 0.0, 0.0, api.attributes()),
-        )
-
-    return _simple(b, step, reads, make)
+    return _from_one(b, step, reads, shape, "reduction", 0.0, 0.0)
 
 
 def _resampling(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:
-    api = b.api
-
-    def make(descs: Sequence[int]) -> int:
-        return api.make(
-            "resampling_forward_primitive_desc_create",
-            *(api.engine, dnnl.INFERENCE, dnnl.ALGORITHMS[step["algorithm"]]),
-            *(None, descs[0], api.any(shape), api.attributes()),
-        )
-
-    return _simple(b, step, reads, make)
+    return _from_one(b, step, reads, shape, "resampling_forward", before=(None,))
 
 
 def _layer_normalization(b: Builder, step: Step, reads: Reads, shape: Shape) -> Tensor:

@@ -39,7 +39,7 @@ _TAKEN = frozenset(
     )
 )
 _LIBRARY = "libtvm_runtime.so"
-_ONEDNN_SOURCES = (*("onednn_part.py", "onednn_builder.py", "onednn_steps.py", "onednn_api.py"),)
+_ONEDNN_SOURCES = ("onednn_part.py", "onednn_builder.py", "onednn_steps.py", "onednn_api.py")
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,13 @@ def _drawn(module_json: str, target_json: str, traces: Mapping[str, str]) -> dic
         if isinstance(function, PrimFunc):
             key = workload_key(tvm.IRModule({ENTRY: function.with_attr("global_symbol", ENTRY)}))
             if key not in traces and key not in found:
-                workload = canonical_workload(function)
-                evolution = Evolution(workload, target, variable.name_hint, seed=0)
-                found.update((key, trace_to_json(one.trace)) for one in evolution.sample([False]))
+                name, workload = variable.name_hint, canonical_workload(function)
+                try:
+                    drawn = Evolution(workload, target, name, seed=0).sample([False])
+                except Exception as error:  # whatever the compiler raises: it can do without
+                    log.warning("%s stays untuned in its region: %s", name, _first_line(error))
+                    continue
+                found.update((key, trace_to_json(one.trace)) for one in drawn)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from coordinator.frontend.importer import Region
 from coordinator.frontend.onednn.program import NotInOneDNN, onednn_program
 from coordinator.package.wheel import PartFiles
 from protos.engines import ONEDNN
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ def engine_part(
             data = onednn_program(model)
         except NotInOneDNN as error:
             return CannotRun(str(error))
+        except Exception as error:  # other engines run the model; this one's report says why not
+            log.exception("no program for oneDNN")
+            what = f"{type(error).__name__}: {error}"
+            return CannotRun(f"the farm failed to translate it for oneDNN, please report: {what}")
     operators = len(onnx.load_from_string(model).graph.node)
     return PartFiles(engine, tuple(inputs), tuple(outputs), data, operators=operators)
 

@@ -30,7 +30,7 @@ from protos.records import OWN, EvaluatorConfig, JobSpec, RegionResult
 log = logging.getLogger(__name__)
 
 MOST_REGIONS = 96
-"""Each is compiled by itself, which takes half a second."""
+"""Each is compiled by itself."""
 
 WITHIN = 2.0
 """If the best engine takes more than this times our own time, or the other way round, regions are

@@ -314,7 +314,7 @@ def _regions(result: ModelResult) -> str:
     text = f"{len(result.regions)} timed in everything that runs them: {said}"
     if len(counts) == 1:
         return text
-    mixed = "wrong or failed" if result.mixed_ms is None else f"{result.mixed_ms:.3f} ms"
+    mixed = "not made, failed or wrong" if result.mixed_ms is None else f"{result.mixed_ms:.3f} ms"
     return f"{text}; that mixture: {mixed}"
 
 

@@ -100,7 +100,8 @@ def _binary_of(n: Node, algorithm: str, first: str, second: str) -> str:
         if algorithm == "sub":
             value, algorithm = -value, "add"
         elif algorithm == "div":
-            value, algorithm = 1 / value, "mul"
+            with np.errstate(divide="ignore"):  # by zero is infinite, as in ONNX
+                value, algorithm = 1 / value, "mul"
         if value.size == 1 and algorithm in ("add", "mul"):
             number = float(value.reshape(()))
             alpha, beta = (1.0, number) if algorithm == "add" else (number, 0.0)

@@ -83,6 +83,8 @@ def _graph(model: Any) -> tuple[Graph, Mapping[str, Shape]]:
         made = translate(Node(graph, node, label, names, arrays, shapes, opset))
         names |= zip(used, [made] if isinstance(made, str) else made, strict=True)
     for value in model.graph.output:
+        if value.name not in names:
+            raise NotInOneDNN(f"output {value.name!r} is constant; oneDNN has nothing to compute")
         shapes.setdefault(value.name, _float_shape(value.name, values, "it is an output"))
         graph.outputs.append(names[value.name])
     return graph, shapes
