@@ -54,10 +54,10 @@ class FarmClient:
             for message in self._farm.WatchJob(farm_pb2.JobRequest(job_id=job_id)):
                 yield convert.from_message(message, Job)
 
-    def jobs(self, limit: int = 100) -> list[Job]:
-        """The newest jobs, newest first."""
+    def jobs(self, limit: int = 100, project: str = "") -> list[Job]:
+        """The newest jobs, newest first; of one project if it is named."""
         with rpc.client_errors("listing the jobs", self.address):
-            request = farm_pb2.ListJobsRequest(limit=limit)
+            request = farm_pb2.ListJobsRequest(limit=limit, project=project)
             response = self._farm.ListJobs(request, timeout=DEADLINE_S)
             return [convert.from_message(job, Job) for job in response.jobs]
 

@@ -52,7 +52,8 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self, request: farm_pb2.ListJobsRequest, context: Any
     ) -> farm_pb2.ListJobsResponse:
         """The newest jobs."""
-        jobs = await self._jobs.newest(min(request.limit or 100, MAX_JOBS_LISTED))
+        limit = min(request.limit or 100, MAX_JOBS_LISTED)
+        jobs = await self._jobs.newest(limit, request.project)
         return farm_pb2.ListJobsResponse(jobs=[_message(job) for job in jobs])
 
     @aborts

@@ -135,9 +135,9 @@ class Jobs:
             return self._jobs[job_id]
         return await asyncio.to_thread(self._log.job, job_id)
 
-    async def newest(self, limit: int) -> list[Job]:
+    async def newest(self, limit: int, project: str = "") -> list[Job]:
         """The newest jobs of the tuning log, the running ones as they are now."""
-        stored = await asyncio.to_thread(self._log.jobs, limit)
+        stored = await asyncio.to_thread(self._log.jobs, limit, project)
         return [self._jobs.get(job.job_id, job) for job in stored]
 
     async def watch(self, job_id: str) -> AsyncIterator[Job]:

@@ -114,14 +114,13 @@ class Learning:
         if training is None:
             return
         self._lab.clock.add("train", training.train_s)
-        if training.text is None:
-            return
-        scores = {} if training.pairwise is None else {"held_out_pairwise": training.pairwise}
-        self._version = await asyncio.to_thread(
+        version = await asyncio.to_thread(
             self._lab.tuning_log.add_cost_model,
             self._lab.learning_kind,
             training.text,
             training.samples,
-            scores,
+            training.scores,
         )
-        await self._search.use_model(training.text)
+        if training.text is not None:
+            self._version = version
+            await self._search.use_model(training.text)

@@ -451,7 +451,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -470,6 +470,8 @@ class JobSpec(_message.Message):
     TARGET_LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     FLAT_SHARE_FIELD_NUMBER: _ClassVar[int]
     DIRECT_CONVOLUTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -481,7 +483,9 @@ class JobSpec(_message.Message):
     target_latency_ms: float
     flat_share: float
     direct_convolutions: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ...) -> None: ...
+    project: str
+    submitted_by: str
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")
@@ -770,10 +774,12 @@ class JobRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("limit",)
+    __slots__ = ("limit", "project")
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
     limit: int
-    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+    project: str
+    def __init__(self, limit: _Optional[int] = ..., project: _Optional[str] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
     __slots__ = ("jobs",)

@@ -454,13 +454,18 @@ UNLIMITED_TRIALS = 2**31 - 1
 """As many as the other limits allow."""
 
 
+DEFAULT_PROJECT = "default"
+UNKNOWN_USER = "unknown"
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """What a client asks for.
 
     ``target_latency_ms`` is of the whole model: tuning ends when it is reached. ``flat_share`` is
     the share of the operators' time that tuning must win per minute, or it ends. With
-    ``direct_convolutions`` no other algorithm is tried for them.
+    ``direct_convolutions`` no other algorithm is tried for them. ``project`` is the user's word for
+    what the job belongs to.
     """
 
     model_name: str
@@ -474,6 +479,8 @@ class JobSpec:
     target_latency_ms: float | None = None
     flat_share: float | None = None
     direct_convolutions: bool = False
+    project: str = DEFAULT_PROJECT
+    submitted_by: str = UNKNOWN_USER
 
     @property
     def identity(self) -> str:

@@ -131,6 +131,8 @@ SPEC = records.JobSpec(
     target_latency_ms=20.0,
     flat_share=0.01,
     direct_convolutions=True,
+    project="vision",
+    submitted_by="ada",
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)

@@ -124,6 +124,19 @@ def test_blobs_come_back_and_are_stored_once(log: TuningLog) -> None:
 # ---------------------------------------------------------------------------------- jobs
 
 
+def test_jobs_are_found_by_their_project(log: TuningLog) -> None:
+    first = log.add_job(spec(project="vision", submitted_by="ada"), "here:1", embedded=True)
+    log.add_job(spec(), "here:1", embedded=True)
+    second = log.add_job(spec(project="vision"), "here:1", embedded=True)
+    assert [job.job_id for job in log.jobs(project="vision")] == [second.job_id, first.job_id]
+    assert log.jobs(project="none") == []
+    assert log.job(first.job_id).spec.submitted_by == "ada"
+    assert first.spec.identity == second.spec.identity
+    # What an older client leaves out has a name.
+    bare = log.add_job(spec(project="", submitted_by=""), "here:1", embedded=True)
+    assert (bare.spec.project, bare.spec.submitted_by) == ("default", "unknown")
+
+
 def test_a_job_is_kept_as_it_was_asked_for(log: TuningLog) -> None:
     asked = spec(shapes={"x": Shape((1, 3)), "y": Shape(())}, time_limit_s=600.0, seed=7)
     job = log.add_job(asked, "here:1", embedded=True)
@@ -513,8 +526,13 @@ def test_cost_models_and_rankings(log: TuningLog) -> None:
     job_id = new_job(log)
     assert log.latest_cost_model(KIND) is None
     first = log.add_cost_model(KIND, "tree 1", 100, {"pairwise": 0.75, "peak_at_1": math.nan})
-    second = log.add_cost_model(KIND, "tree 2", 200, {})
+    second = log.add_cost_model(KIND, "tree 2", 200, {"pairwise": 0.5})
+    refused = log.add_cost_model(KIND, None, 300, {"pairwise": 0.4})
     log.add_cost_model("kind-b", "tree 3", 5, {})
+    trained = log.cost_models(KIND)
+    assert [model.version for model in trained] == [first, second, refused]
+    assert [model.promoted for model in trained] == [True, True, False]
+    assert (trained[2].trained_on, trained[2].scores) == (300, {"pairwise": 0.4})
     assert first < second
     assert log.latest_cost_model(KIND) == (second, "tree 2")
     log.add_ranking(job_id, "w1", None, 0.5, 0.25, 0.75, 8)

@@ -11,9 +11,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from coordinator.tuning_log import TuningLog, default_url, display_url, normalise_url
 from coordinator.tuning_log.schema import metadata
+from coordinator.tuning_log.upgrade import MIGRATIONS
 from protos.errors import BadRequest, StaleSchema
 from protos.records import (
     Candidate,
@@ -26,8 +28,9 @@ from protos.records import (
 
 pytest_plugins = ("tests.postgres",)
 
-FIRST_REVISION = Path(__file__).with_name("test_tuning_log_0001.sql")
-BEFORE_LABELS = Path(__file__).with_name("test_tuning_log_0006.sql")
+REVISIONS = Path(__file__).with_name("revisions")
+FIRST_REVISION = REVISIONS / "0001.sql"
+BEFORE_LABELS = REVISIONS / "0006.sql"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -191,10 +194,23 @@ def upgraded(fixture: Path, path: Path) -> TuningLog:
     return TuningLog.open(str(path))
 
 
-@pytest.mark.parametrize("fixture", [FIRST_REVISION, BEFORE_LABELS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("fixture", sorted(REVISIONS.iterdir()), ids=lambda path: path.stem)
 def test_every_old_log_gets_the_schema(tmp_path: Path, fixture: Path) -> None:
     log = upgraded(fixture, tmp_path / "log.db")
     assert differences(log.url) == []
+    log.close()
+
+
+def test_every_revision_but_the_newest_has_a_log_that_is_brought_up() -> None:
+    script = ScriptDirectory(str(MIGRATIONS))
+    old = {step.revision for step in script.walk_revisions()} - set(script.get_heads())
+    assert {path.stem for path in REVISIONS.iterdir()} == old
+
+
+def test_jobs_from_before_projects_belong_to_the_default_one(tmp_path: Path) -> None:
+    log = upgraded(REVISIONS / "0008.sql", tmp_path / "log.db")
+    (job,) = log.jobs(project="default")
+    assert job.spec.submitted_by == "unknown"
     log.close()
 
 
@@ -253,6 +269,7 @@ def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     assert measurement.circumstances is not None
     assert measurement.circumstances.before.governor == "performance"
     assert log.latest_cost_model("kind-a") == (1, "tree")
+    assert [model.promoted for model in log.cost_models("kind-a")] == [True]
     assert log.rankings(job.job_id)[0].peak_at_5 == 1.0
     assert [device.name for device in log.devices()] == ["d1"]
     package = log.package("package-key")

@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
 
     listing = add("list", "the newest jobs")
     listing.add_argument("--limit", type=shared.positive, default=20, metavar="N")
+    listing.add_argument("--project", metavar="NAME", default="", help="of this project only")
     show = add("show", "one job with every operator")
     show.add_argument("--json", action="store_true", help="as one JSON object")
     watch = add("watch", "progress until it has ended, then its package")
@@ -44,7 +45,7 @@ def add_parser(commands: Any) -> None:
         shared.add_coordinator(verb, inherited=True)
         verb.set_defaults(run=function)
     shared.add_coordinator(parser)
-    parser.set_defaults(run=_list, limit=20)
+    parser.set_defaults(run=_list, limit=20, project="")
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,7 @@ def _list(options: argparse.Namespace) -> int:
     from coordinator.cli.tables import jobs_table
 
     with FarmClient(options.coordinator) as farm:
-        jobs_table(farm.jobs(options.limit))
+        jobs_table(farm.jobs(options.limit, options.project))
     return 0
 
 

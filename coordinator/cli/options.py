@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import math
 import os
 import re
@@ -11,7 +12,15 @@ from typing import Any
 
 from protos.errors import BadRequest
 from protos.labels import check_labels
-from protos.records import MAX_MODEL_BYTES, UNLIMITED_TRIALS, JobSpec, Shape, sha256_hex
+from protos.records import (
+    DEFAULT_PROJECT,
+    MAX_MODEL_BYTES,
+    UNKNOWN_USER,
+    UNLIMITED_TRIALS,
+    JobSpec,
+    Shape,
+    sha256_hex,
+)
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
@@ -104,6 +113,15 @@ def label(text: str) -> tuple[str, str]:
     return key, value
 
 
+def project(text: str) -> str:
+    """A short word: letters, digits, dots, dashes and underscores."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no project; write letters, digits, dots, dashes, underscores, at most 64"
+        )
+    return text
+
+
 class _AddLabel(argparse.Action):
     """Collects labels into one mapping, and refuses what no device may have."""
 
@@ -189,7 +207,17 @@ def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> Job
         target_latency_ms=options.target_latency,
         flat_share=options.until_flat,
         direct_convolutions=options.convolutions == "direct",
+        project=options.project,
+        submitted_by=user_name(),
     )
+
+
+def user_name() -> str:
+    """Who runs the command, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return UNKNOWN_USER
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +275,14 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         help="how convolutions are computed: by Winograd's algorithm, or two in one kernel, too, "
         "where that is faster and the model's outputs stay right (any), or none but the direct way "
         "(default: any)",
+    )
+    parser.add_argument(
+        "--project",
+        type=project,
+        default=DEFAULT_PROJECT,
+        metavar="NAME",
+        help="what the job is for; `tunefarm jobs list --project NAME` shows such jobs only "
+        "(default: default)",
     )
     parser.add_argument(
         "--seed",

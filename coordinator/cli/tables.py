@@ -30,7 +30,10 @@ def _table(*columns: str) -> Table:
 
 def jobs_table(jobs: Sequence[Job]) -> None:
     """One line a job. What users typed is shown as it is, never as markup."""
-    table = _table("job", "model", "state", "submitted", "trials", "untuned", "tuned", "note")
+    table = _table(
+        *("job", "model", "state", "submitted", "by", "project", "trials", "untuned", "tuned"),
+        "note",
+    )
     for job in jobs:
         when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
         result = job.result
@@ -39,6 +42,8 @@ def jobs_table(jobs: Sequence[Job]) -> None:
             Text(job.spec.model_name),
             job.state.name.lower(),
             when,
+            Text(job.spec.submitted_by),
+            Text(job.spec.project),
             f"{job.trials.total} ({job.trials.failed} failed)",
             f"{result.untuned_ms:.3f} ms" if result else "",
             f"{result.tuned_ms:.3f} ms" if result else "",

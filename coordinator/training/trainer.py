@@ -40,6 +40,12 @@ class Training:
     pairwise_before: float | None
     train_s: float
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the model was judged by, as the log keeps it."""
+        named = {"held_out_pairwise": self.pairwise, "in_use_pairwise": self.pairwise_before}
+        return {name: score for name, score in named.items() if score is not None}
+
 
 class TrainerWorker:
     """Lives in an actor: all samples of one kind of device, and the model in use."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from .database import insert
 from .schema import cost_models, now, rankings
-from .values import finite, or_nan, to_json
+from .values import finite, from_json, or_nan, to_json
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,30 @@ class RankingRecord:
     candidates: int
 
 
+@dataclass(frozen=True)
+class CostModelRecord:
+    """A model that was trained: whether it was promoted, and by which scores."""
+
+    version: int
+    promoted: bool
+    trained_on: int
+    scores: Mapping[str, float]
+    trained_at: float
+
+
 def add(
     connection: sa.Connection,
     device_kind: str,
-    model_text: str,
+    model_text: str | None,
     trained_on: int,
     scores: Mapping[str, float],
 ) -> int:
-    """Keep a model; returns its version, which grows."""
+    """Keep a model, or of one that was refused (None) its scores; returns its version, which
+    grows."""
     statement = insert(connection, cost_models).values(
         device_kind=device_kind,
-        model_text=model_text,
+        model_text=model_text or "",
+        promoted=model_text is not None,
         trained_on=trained_on,
         scores_json=to_json(scores),
         trained_at=now(),
@@ -43,11 +56,28 @@ def add(
 
 
 def latest(connection: sa.Connection, device_kind: str) -> tuple[int, str] | None:
-    """Version and text of the newest model for a kind of device."""
+    """Version and text of the newest promoted model for a kind of device."""
     c = cost_models.c
-    query = sa.select(c.version, c.model_text).where(c.device_kind == device_kind)
+    query = sa.select(c.version, c.model_text).where(
+        c.device_kind == device_kind, c.promoted.is_(sa.true())
+    )
     row = connection.execute(query.order_by(c.version.desc()).limit(1)).first()
     return None if row is None else (row.version, row.model_text)
+
+
+def trained(connection: sa.Connection, device_kind: str) -> list[CostModelRecord]:
+    """Every model of a kind of device, oldest first."""
+    query = sa.select(cost_models).where(cost_models.c.device_kind == device_kind)
+    return [
+        CostModelRecord(
+            version=row.version,
+            promoted=row.promoted,
+            trained_on=row.trained_on,
+            scores=from_json(Mapping[str, float], row.scores_json),  # type: ignore[type-abstract]
+            trained_at=row.trained_at,
+        )
+        for row in connection.execute(query.order_by(cost_models.c.version))
+    ]
 
 
 def add_ranking(connection: sa.Connection, job_id: str, ranking: RankingRecord) -> None:

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from protos.errors import NotFound
 from protos.records import (
+    DEFAULT_PROJECT,
+    UNKNOWN_USER,
     Job,
     JobSpec,
     JobState,
@@ -23,7 +25,7 @@ from protos.records import (
 )
 
 from .database import insert
-from .schema import job_tasks, jobs, now, workloads
+from .schema import job_tasks, jobs, now, projects, users, workloads
 from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
 
 _UNFINISHED = tuple(state.name for state in JobState if not state.ended)
@@ -35,6 +37,10 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "identity": spec.identity,
         "coordinator": clean(coordinator),
         "embedded": embedded,
+        "project": _known(connection, projects, spec.project or DEFAULT_PROJECT, "created_at"),
+        "submitted_by": _known(
+            connection, users, spec.submitted_by or UNKNOWN_USER, "first_seen_at"
+        ),
         "submitted_at": now(),
         "heartbeat_at": now(),
         "state": JobState.QUEUED.name,
@@ -59,6 +65,14 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
             return job_id
 
 
+def _known(connection: sa.Connection, table: sa.Table, name: str, since: str) -> str:
+    """The name of a project or user, kept from now on if it is new."""
+    name = clean(name)
+    statement = insert(connection, table).values({"name": name, since: now()})
+    connection.execute(statement.on_conflict_do_nothing())
+    return name
+
+
 def get(connection: sa.Connection, job_id: str) -> Job:
     """One job; raises NotFound."""
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
@@ -67,10 +81,12 @@ def get(connection: sa.Connection, job_id: str) -> Job:
     return _job(row)
 
 
-def newest(connection: sa.Connection, limit: int) -> list[Job]:
-    """The newest jobs first."""
-    rows = connection.execute(sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit))
-    return [_job(row) for row in rows]
+def newest(connection: sa.Connection, limit: int, project: str) -> list[Job]:
+    """The newest jobs first; of all projects if none is named."""
+    query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    if project:
+        query = query.where(jobs.c.project == project)
+    return [_job(row) for row in connection.execute(query)]
 
 
 def unfinished(connection: sa.Connection, embedded: bool | None) -> list[Job]:
@@ -225,6 +241,8 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         target_latency_ms=row.target_latency_ms,
         flat_share=row.flat_share,
         direct_convolutions=row.direct_convolutions,
+        project=row.project,
+        submitted_by=row.submitted_by,
     )
 
 

@@ -61,6 +61,20 @@ blob_chunks = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("first_seen_at", sa.Double, nullable=False),
+)
+
 jobs = sa.Table(
     "jobs",
     metadata,
@@ -69,6 +83,21 @@ jobs = sa.Table(
     sa.Column("identity", sa.Text, nullable=False, index=True),
     sa.Column("coordinator", sa.Text, nullable=False),
     sa.Column("embedded", sa.Boolean, nullable=False),
+    sa.Column(
+        "project",
+        sa.Text,
+        sa.ForeignKey("projects.name"),
+        nullable=False,
+        server_default="default",
+        index=True,
+    ),
+    sa.Column(
+        "submitted_by",
+        sa.Text,
+        sa.ForeignKey("users.name"),
+        nullable=False,
+        server_default="unknown",
+    ),
     sa.Column("submitted_at", sa.Double, nullable=False),
     sa.Column("heartbeat_at", sa.Double, nullable=False),
     # what was asked for
@@ -132,12 +161,34 @@ candidates = sa.Table(
     sa.Column("trace_json", sa.Text, nullable=False),
 )
 
+# What the cost model sees of a candidate; another version of the features makes it anew.
+candidate_features = sa.Table(
+    "candidate_features",
+    metadata,
+    sa.Column("candidate_key", sa.Text, sa.ForeignKey("candidates.key"), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+imports = sa.Table(
+    "imports",
+    metadata,
+    sa.Column("import_id", _Serial, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("imported_by", sa.Text, sa.ForeignKey("users.name"), nullable=False),
+    sa.Column("imported_at", sa.Double, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+)
+
+# Of the two, job and import, a measurement has the one that it came with.
 measurements = sa.Table(
     "measurements",
     metadata,
     sa.Column("id", _Serial, primary_key=True),
     sa.Column("measured_at", sa.Double, nullable=False),
-    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id")),
+    sa.Column("import_id", _Serial, sa.ForeignKey("imports.import_id")),
     sa.Column("lease_id", sa.Text),
     sa.Column("workload_key", sa.Text, nullable=False),
     sa.Column("candidate_key", sa.Text, sa.ForeignKey("candidates.key"), nullable=False),
@@ -206,6 +257,7 @@ sa.Index(
 )
 sa.Index("ix_measurements_job", _m.job_id, _m.id)
 sa.Index("ix_measurements_device", _m.device)
+sa.Index("ix_measurements_import", _m.import_id)
 
 devices = sa.Table(
     "devices",
@@ -248,6 +300,7 @@ cost_models = sa.Table(
     sa.Column("device_kind", sa.Text, nullable=False),
     sa.Column("model_text", sa.Text, nullable=False),
     sa.Column("trained_on", sa.BigInteger, nullable=False),
+    sa.Column("promoted", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("scores_json", sa.Text, nullable=False),
     sa.Column("trained_at", sa.Double, nullable=False),
     sa.Index("ix_cost_models_kind", "device_kind", "version"),

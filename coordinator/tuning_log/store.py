@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import sqlalchemy as sa
 
 from protos.records import (
     Candidate,
@@ -19,7 +22,7 @@ from protos.records import (
 
 from . import blobs, cost_models, devices, jobs, limits, measurements
 from . import evidence as pooled
-from .cost_models import RankingRecord
+from .cost_models import CostModelRecord, RankingRecord
 from .database import Database
 from .evidence import Evidence
 from .history import history
@@ -63,6 +66,17 @@ class TuningLog:
         """Close every connection; any later call raises LogUnavailable."""
         self._database.close()
 
+    # ------------------------------------------------------------------------- transactions
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction for questions that are asked beside a farm's work (``browse``)."""
+        return self._database.read()
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction for work beside a farm's own (``prune``, ``exchange``), durable when the
+        block has been left, or without any effect."""
+        return self._database.write()
+
     # ------------------------------------------------------------------------- blobs
 
     def put_blob(self, data: bytes) -> str:
@@ -92,10 +106,10 @@ class TuningLog:
         with self._database.read() as connection:
             return jobs.get(connection, job_id)
 
-    def jobs(self, limit: int = 100) -> list[Job]:
-        """The newest jobs first."""
+    def jobs(self, limit: int = 100, project: str = "") -> list[Job]:
+        """The newest jobs first; of one project if it is named."""
         with self._database.read() as connection:
-            return jobs.newest(connection, limit)
+            return jobs.newest(connection, limit, project)
 
     def save_job(self, job: Job) -> None:
         """Keep a job's state, progress and result, and its heartbeat; raises NotFound."""
@@ -258,16 +272,28 @@ class TuningLog:
     # ------------------------------------------------------------------------- cost models
 
     def add_cost_model(
-        self, device_kind: str, model_text: str, trained_on: int, scores: Mapping[str, float]
+        self,
+        device_kind: str,
+        model_text: str | None,
+        trained_on: int,
+        scores: Mapping[str, float],
     ) -> int:
-        """Keep a promoted model; returns its version. ``trained_on`` counts measurements."""
+        """Keep a model that was trained on so many measurements; returns its version.
+
+        ``model_text`` is None of one that was refused: its scores are kept, the model is not.
+        """
         with self._database.write() as connection:
             return cost_models.add(connection, device_kind, model_text, trained_on, scores)
 
     def latest_cost_model(self, device_kind: str) -> tuple[int, str] | None:
-        """Version and text of the newest model for a kind of device."""
+        """Version and text of the newest model that was promoted for a kind of device."""
         with self._database.read() as connection:
             return cost_models.latest(connection, device_kind)
+
+    def cost_models(self, device_kind: str) -> list[CostModelRecord]:
+        """Every model that was trained for a kind of device, oldest first."""
+        with self._database.read() as connection:
+            return cost_models.trained(connection, device_kind)
 
     def add_ranking(
         self,
