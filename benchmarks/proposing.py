@@ -26,6 +26,7 @@ from benchmarks.result import last_line, table
 from coordinator.frontend.importer import import_model
 from coordinator.frontend.target import resolve_target
 from coordinator.search.proposer import Outcome, Proposal, Proposer, SearchConfig
+from coordinator.search.traces import trace_to_json
 from cost_model.features import Features, candidate_features
 from cost_model.model import MIN_SAMPLES, CostModel, Sample
 from protos.records import Task
@@ -103,11 +104,16 @@ class StockSearch:
     def _score(self, candidates: Sequence[Any]) -> np.ndarray[Any, Any]:
         if self.model is None:
             return np.random.default_rng(len(candidates)).random(len(candidates))
-        return self.model.predict(self._features(candidates))
+        return self.model.predict(self._features(candidates)).score
 
     def _features(self, candidates: Sequence[Any]) -> Features:
         stores = self._extractor.extract_from(self._context, list(candidates))
-        return np.stack([candidate_features(matrix.numpy()) for matrix in stores])
+        return np.stack(
+            [
+                candidate_features(matrix.numpy(), trace_to_json(candidate.sch.trace))
+                for candidate, matrix in zip(candidates, stores, strict=True)
+            ]
+        )
 
     def propose(self) -> list[Any]:
         """The next batch."""

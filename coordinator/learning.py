@@ -1,26 +1,54 @@
-"""What a job learns from its measurements: the cost model's training, and how well it ranks."""
+"""What a job learns from its measurements: the cost model's training, and how well it ranks.
+
+Models are trained on the tuning log: what other jobs measure on the same kind of device meanwhile,
+or measured long ago, counts as much as what this one does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coordinator.experiments import Lab
 from coordinator.search.proposer import Proposal
 from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
-from coordinator.training.trainer import Trainer
+from coordinator.training.trainer import MAX_SAMPLES, Trainer
+from coordinator.tuning_log.samples import SampleRow
 from cost_model import ranking
-from cost_model.features import Features
+from cost_model.features import VERSION, Features, pack, unpack
 from cost_model.model import Sample
 from protos.records import Measurement, RankingQuality
+
+log = logging.getLogger(__name__)
 
 RETRAIN_EVERY = 32
 """New measurements that make a retraining worth its time."""
 
+RETRAIN_SHARE = 0.1
+"""The most of a job's time that goes into training: with many measurements to learn from it takes
+longer, and a few more change less."""
+
+ROWS_AT_ONCE = 2000
+
 RANKING_WINDOW = 10
 """Batches over which the live ranking quality is averaged."""
+
+
+def samples_of(rows: Sequence[SampleRow]) -> list[Sample]:
+    """Samples out of the log's rows; one whose features are damaged is left out, with a warning."""
+    found = []
+    for row in rows:
+        try:
+            features = unpack(row.features)
+        except ValueError as error:
+            log.warning("the features of candidate %s: %s", row.candidate_key[:12], error)
+            continue
+        found.append(Sample(row.workload_key, features, row.latency_us, row.candidate_key))
+    return found
 
 
 class Learning:
@@ -30,7 +58,9 @@ class Learning:
         self._lab = lab
         self._search = search
         self._trainer = trainer
-        self._samples: list[Sample] = []
+        self._new = 0
+        self._last_row = 0
+        self._retrain_at = 0.0
         self._training: asyncio.Task[None] | None = None
         self._version: int | None = None
         self._qualities: deque[RankingQuality] = deque(maxlen=RANKING_WINDOW)
@@ -40,35 +70,66 @@ class Learning:
         """The live quality, averaged over the last batches; None before the first."""
         return ranking.average(list(self._qualities))
 
+    @property
+    def experienced(self) -> bool:
+        """Whether there is a model, so that a task may begin with what others taught."""
+        return self._version is not None
+
     async def adopt(self) -> None:
-        """Begin with the model that the log keeps for this kind of device, if any."""
+        """Begin with the model and the measurements that the log keeps for this kind of device."""
+        kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
+        rows = await asyncio.to_thread(
+            self._lab.tuning_log.newest_samples, kind, cold, VERSION, MAX_SAMPLES
+        )
+        if rows:
+            self._last_row = rows[-1].measurement_id
+            await self._trainer.remember(await asyncio.to_thread(samples_of, rows))
         stored = await asyncio.to_thread(
             self._lab.tuning_log.latest_cost_model, self._lab.learning_kind
         )
-        if stored is not None:
-            self._version, text = stored
+        if stored is None:
+            return
+        version, text = stored
+        try:
             await self._trainer.adopt(text)
-            await self._search.use_model(text)
+        except ValueError as error:
+            log.warning("cost model %d of the log is not used: %s", version, error)
+            return
+        self._version = version
+        await self._search.use_model(text)
 
-    def recall(self, run: TaskRun, features: dict[str, Features]) -> None:
+    async def recall(self, run: TaskRun, features: Mapping[str, Features]) -> None:
         """Learn from a task's remembered outcomes; ``features`` is by candidate key."""
-        for key, row in features.items():
-            sample = Sample(run.task.workload_key, row, run.outcomes[key].latency_us)
-            self._samples.append(sample)
+        if not features:
+            return
+        await self._keep(features)
+        known = [
+            Sample(run.task.workload_key, row, run.outcomes[key].latency_us, key)
+            for key, row in features.items()
+        ]
+        await self._trainer.remember(known)
 
     async def learn(
         self, run: TaskRun, proposals: Sequence[Proposal], measurements: Sequence[Measurement]
     ) -> None:
         """Learn from a measured batch; starts a retraining when enough has come together."""
-        for proposal, measurement in zip(proposals, measurements, strict=True):
-            if measurement.status.teaches:
-                sample = Sample(run.task.workload_key, proposal.features, measurement.latency_us)
-                self._samples.append(sample)
+        telling = {
+            proposal.candidate.key: proposal.features
+            for proposal, measurement in zip(proposals, measurements, strict=True)
+            if measurement.status.teaches
+        }
+        await self._keep(telling)
+        self._new += len(telling)
         await self._judge(run, proposals, measurements)
         idle = self._training is None or self._training.done()
-        if idle and len(self._samples) >= RETRAIN_EVERY:
+        if idle and self._new >= RETRAIN_EVERY and time.monotonic() >= self._retrain_at:
             await self.settle()
             self._training = asyncio.create_task(self._retrain())
+
+    async def _keep(self, features: Mapping[str, Features]) -> None:
+        packed = {key: pack(row) for key, row in features.items()}
+        if packed:
+            await asyncio.to_thread(self._lab.tuning_log.keep_features, VERSION, packed)
 
     async def settle(self) -> None:
         """Wait for the retraining under way, if any; raises what it raised."""
@@ -109,10 +170,11 @@ class Learning:
         )
 
     async def _retrain(self) -> None:
-        new, self._samples = self._samples, []
-        training = await self._trainer.train(new)
+        self._new = 0
+        training = await self._trainer.train(await self._read())
         if training is None:
             return
+        self._retrain_at = time.monotonic() + training.train_s / RETRAIN_SHARE
         self._lab.clock.add("train", training.train_s)
         version = await asyncio.to_thread(
             self._lab.tuning_log.add_cost_model,
@@ -124,3 +186,18 @@ class Learning:
         if training.text is not None:
             self._version = version
             await self._search.use_model(training.text)
+
+    async def _read(self) -> list[Sample]:
+        """What the log has got since the last time, from all jobs."""
+        kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
+        found: list[Sample] = []
+        while True:
+            rows = await asyncio.to_thread(
+                self._lab.tuning_log.samples_after,
+                *(kind, cold, VERSION, self._last_row, ROWS_AT_ONCE),
+            )
+            found += await asyncio.to_thread(samples_of, rows)
+            if rows:
+                self._last_row = rows[-1].measurement_id
+            if len(rows) < ROWS_AT_ONCE:
+                return found

@@ -217,7 +217,7 @@ class Tuner:
         """Begin the task's search with what the log remembers."""
         known = list(run.outcomes.values())
         features = await self._search.open(run.task, known)
-        self._learning.recall(run, features)
+        await self._learning.recall(run, features)
 
     async def _take_in(
         self, run: TaskRun, proposals: Sequence[Proposal], measurements: Sequence[Measurement]

@@ -69,7 +69,9 @@ class FakeSearch:
 class FakeLearning:
     """Learns nothing; the real one trains on a Ray actor."""
 
-    def recall(self, *_known: object) -> None:
+    experienced = False
+
+    async def recall(self, *_known: object) -> None:
         return
 
     async def settle(self) -> None:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cost_model import ranking
-from cost_model.features import CANDIDATE_WIDTH, STORE_WIDTH, candidate_features
-from cost_model.model import MIN_SAMPLES, CostModel, Sample, scores
+from cost_model.features import (
+    CANDIDATE_WIDTH,
+    STORE_WIDTH,
+    STORES_WIDTH,
+    candidate_features,
+    pack,
+    unpack,
+)
+from cost_model.gain import LEAST_DEVIATION, expected_gain
+from cost_model.model import (
+    MIN_FAILURES,
+    MIN_SAMPLES,
+    CostModel,
+    Prediction,
+    Sample,
+    labels,
+    relative_speed,
+)
+from cost_model.schedule_features import ABSENT, SCHEDULE_WIDTH, schedule_features
 
 
 def test_features_have_one_width_whatever_the_number_of_stores() -> None:
     generator = np.random.default_rng(0)
     for stores in (0, 1, 7):
-        row = candidate_features(generator.random((stores, STORE_WIDTH)))
+        row = candidate_features(generator.random((stores, STORE_WIDTH)), "")
         assert row.shape == (CANDIDATE_WIDTH,)
         assert row.dtype == np.float32
         assert np.isfinite(row).all()
@@ -24,13 +42,13 @@ def test_features_have_one_width_whatever_the_number_of_stores() -> None:
 def test_features_do_not_depend_on_the_order_of_the_stores() -> None:
     stores = np.random.default_rng(1).random((5, STORE_WIDTH))
     np.testing.assert_allclose(
-        candidate_features(stores), candidate_features(stores[::-1]), rtol=1e-6
+        candidate_features(stores, ""), candidate_features(stores[::-1], ""), rtol=1e-6
     )
 
 
 def test_features_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="172"):
-        candidate_features(np.zeros((3, 171)))
+        candidate_features(np.zeros((3, 171)), "")
 
 
 def test_pairwise_accuracy() -> None:
@@ -80,7 +98,8 @@ def test_scores_are_normalised_within_the_task() -> None:
         Sample("b", row, 5000.0),
         Sample("c", row, None),
     ]
-    assert scores(samples).tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
+    assert relative_speed(samples).tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
+    assert labels(samples).tolist() == [(1 + 5 / 6) / 2, 0.5, 0.0, 0.75, 0.0]
 
 
 def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() -> None:
@@ -90,7 +109,7 @@ def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() ->
         unseen = _samples(60, task, scale, seed)
         predicted = model.predict(np.stack([sample.features for sample in unseen]))
         accuracy = ranking.pairwise_accuracy(
-            predicted.tolist(), [sample.latency_us or math.inf for sample in unseen]
+            predicted.score.tolist(), [sample.latency_us or math.inf for sample in unseen]
         )
         assert accuracy is not None
         assert accuracy > 0.75
@@ -99,7 +118,9 @@ def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() ->
 def test_a_model_survives_as_text() -> None:
     model = CostModel.train(_samples(64, "a", 1.0, 0))
     rows = np.stack([sample.features for sample in _samples(8, "a", 1.0, 1)])
-    np.testing.assert_array_equal(CostModel(model.text).predict(rows), model.predict(rows))
+    again = CostModel(model.text).predict(rows)
+    for field in ("score", "deviation", "failure"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(model.predict(rows), field))
 
 
 def test_training_is_reproducible() -> None:
@@ -113,5 +134,78 @@ def test_too_few_samples_are_refused() -> None:
 
 
 def test_a_text_that_is_no_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="LightGBM"):
-        CostModel("not a model")
+    members = '{"features": %d, "score": ["tree"], "failure": null}'
+    for text, why in (
+        ("tree\nversion=v4", "not a cost model"),
+        ("[1]", "not a cost model"),
+        (members % 1, "features 1"),
+        (members % 2, "LightGBM"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            CostModel(text)
+
+
+def test_what_fails_is_predicted_and_counts_for_nothing_else() -> None:
+    samples = _samples(200, "a", 1.0, 0)
+    failing = [
+        replace(sample, latency_us=None) if sample.features[7] > 0.8 else sample
+        for sample in samples
+    ]
+    assert sum(sample.latency_us is None for sample in failing) >= MIN_FAILURES
+    unseen = _samples(100, "a", 1.0, 1)
+    rows = np.stack([sample.features for sample in unseen])
+    prediction = CostModel.train(failing).predict(rows)
+    fails = rows[:, 7] > 0.8
+    assert prediction.failure[fails].min() > prediction.failure[~fails].max()
+    assert np.all(CostModel.train(samples).predict(rows).failure == 0.0)
+
+
+def test_the_expected_gain_prefers_what_is_uncertain_and_shuns_what_may_fail() -> None:
+    prediction = Prediction(
+        score=np.array([0.8, 0.8, 0.9, 0.9, 0.1]),
+        deviation=np.array([0.05, 0.2, 0.0, 0.0, 0.0]),
+        failure=np.array([0.0, 0.0, 0.0, 0.9, 0.0]),
+    )
+    sure, unsure, best, failing, hopeless = expected_gain(prediction, 0.85).tolist()
+    assert sure < unsure
+    assert failing == pytest.approx(best / 10)
+    assert best == pytest.approx(0.05, abs=LEAST_DEVIATION)
+    assert hopeless == pytest.approx(0.0, abs=1e-12)
+
+
+TRACE = (
+    '[[["GetSBlock",[],["conv","main"],["b0"]],["GetLoops",["b0"],[],["l1","l2","l3"]],'
+    '["SamplePerfectTile",["l1"],[3,64],["v1","v2","v3"]],'
+    '["SamplePerfectTile",["l2"],[4,64],["v4","v5","v6","v7"]],'
+    '["SamplePerfectTile",["l3"],[2,64],["v8","v9"]],'
+    '["SampleCategorical",[],[[0,16,64],[0.3,0.3,0.4]],["v10"]],'
+    '["Parallel",["l1"],[],[]],["Unroll",["l3"],[],[]],["Unroll",["l2"],[],[]]],'
+    "[[2,[2,4,6]],[3,[8,1,2,16]],[4,[32,4]],[5,1]]]"
+)
+
+
+def test_the_features_of_a_trace_are_its_tiles() -> None:
+    row = schedule_features(TRACE)
+    assert row.shape == (SCHEDULE_WIDTH,)
+    inner, around, outer, unrolled, serial, body = np.exp2(row[:6]).tolist()
+    expected = (6 * 2 * 16, 4, 16, 4, 32, 6 * 2 * 16 * 4)
+    assert (inner, around, outer, unrolled, serial, body) == pytest.approx(expected)
+    assert row[6:9].tolist() == [2, 1, 1]
+    # The last spatial loop comes first, then the one before; what is not there is marked.
+    assert row[9:17].tolist() == pytest.approx([3, 0, 1, 4, 1, 2, math.log2(6), ABSENT])
+    assert row[-1] == 9
+    untuned = schedule_features("")
+    assert untuned[9] == ABSENT
+    assert untuned[-1] == 0
+    for broken in ("{", "[]", "3"):
+        with pytest.raises(ValueError, match="trace"):
+            schedule_features(broken)
+
+
+def test_features_are_kept_in_few_bytes() -> None:
+    row = candidate_features(np.zeros((1, STORE_WIDTH)), TRACE)
+    np.testing.assert_array_equal(unpack(pack(row)), row)
+    assert len(pack(row)) < STORES_WIDTH
+    for broken in (b"", b"no", pack(row[:-1])):
+        with pytest.raises(ValueError, match="features"):
+            unpack(broken)

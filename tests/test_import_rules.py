@@ -35,6 +35,7 @@ HEAVY_PLACES = {
     "lightgbm": ("cost_model",),
     "sqlalchemy": ("coordinator.tuning_log",),
     "alembic": ("coordinator.tuning_log",),
+    "pyarrow": ("coordinator.tuning_log.exchange",),
     "tvm": (
         "device_agent.build",
         "device_agent.vector_math",
@@ -45,6 +46,7 @@ HEAVY_PLACES = {
         "coordinator.results",
         "coordinator.package",
         "coordinator.fleet.builders",
+        "coordinator.tuning_log.exchange",
     ),
 }
 HEAVY = (*HEAVY_PLACES, "onnx", "onnxruntime", "openvino")

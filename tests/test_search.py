@@ -89,7 +89,9 @@ def test_scores_come_from_the_model_in_use() -> None:
     model = CostModel.train(samples)
     proposer.use_model(model)
     for proposal in proposer.propose():
-        assert proposal.score == pytest.approx(float(model.predict(proposal.features[None])[0]))
+        assert proposal.score == pytest.approx(
+            float(model.predict(proposal.features[None]).score[0])
+        )
 
 
 def test_small_kernels_are_also_tried_without_threads() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from coordinator.training.trainer import HELD_OUT, TrainerWorker
@@ -13,7 +15,10 @@ def _samples(count: int, seed: int, noise: bool = False) -> list[Sample]:
     generator = np.random.default_rng(seed)
     rows = generator.random((count, CANDIDATE_WIDTH)).astype(np.float32)
     latencies = generator.random(count) if noise else 1 + 5 * rows[:, 0]
-    return [Sample("task", row, float(us)) for row, us in zip(rows, latencies, strict=True)]
+    return [
+        Sample("task", row, float(us), f"{seed}-{index}")
+        for index, (row, us) in enumerate(zip(rows, latencies, strict=True))
+    ]
 
 
 def test_too_little_is_not_learnt_from() -> None:
@@ -60,3 +65,26 @@ def test_a_model_of_the_log_is_the_one_to_beat() -> None:
     training = second.train(_samples(40, 5))
     assert training is not None
     assert training.pairwise_before is not None
+
+
+def test_a_candidate_that_is_measured_again_is_one_sample() -> None:
+    worker = TrainerWorker(1)
+    samples = _samples(40, 0)
+    worker.remember(samples)
+    slower = [replace(sample, latency_us=100.0) for sample in samples[:3]]
+    failed = [replace(sample, latency_us=None) for sample in samples[3:5]]
+    worker.remember(slower + failed)
+    known = list(worker._samples.values())
+    assert len(known) == 40
+    assert [sample.latency_us for sample in known[:3]] == [s.latency_us for s in samples[:3]]
+    assert [sample.latency_us for sample in known[3:5]] == [None, None]
+    assert known[5:] == samples[5:]
+
+
+def test_the_scores_that_decided_are_kept() -> None:
+    worker = TrainerWorker(1)
+    first, second = worker.train(_samples(200, 0)), worker.train(_samples(100, 1))
+    assert first is not None
+    assert second is not None
+    assert list(first.scores) == ["held_out_pairwise"]
+    assert list(second.scores) == ["held_out_pairwise", "in_use_pairwise"]

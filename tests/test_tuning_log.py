@@ -545,6 +545,31 @@ def test_cost_models_and_rankings(log: TuningLog) -> None:
         log.add_ranking(job_id, "w1", 999, 0.5, 0.5, 0.5, 8)
 
 
+def test_samples_are_of_all_jobs_and_have_features(log: TuningLog) -> None:
+    first, second = new_job(log), new_job(log)
+    known = [Candidate("w1", str(i)) for i in range(5)]
+    log.record(first, KIND, known[0], ok(known[0], "l1", 2e-3))
+    log.record(second, KIND, known[1], failed(known[1], "l2", MeasurementStatus.CRASHED))
+    log.record(second, KIND, known[2], failed(known[2], "l3", MeasurementStatus.SUSPECT))
+    log.record(second, KIND, known[3], ok(known[3], "l4"))  # has no features
+    log.record(second, "kind-b", known[4], ok(known[4], "l5"))
+    log.keep_features(1, {candidate.key: b"old" for candidate in known[:3]})
+    log.keep_features(2, {candidate.key: candidate.trace_json.encode() for candidate in known[:3]})
+    log.keep_features(2, {known[4].key: b"4"})
+    rows = log.newest_samples(KIND, False, 2, 10)
+    assert [(row.candidate_key, row.latency_us, row.features) for row in rows] == [
+        (known[0].key, 2000.0, b"0"),
+        (known[1].key, None, b"1"),
+    ]
+    assert log.newest_samples(KIND, False, 2, 1) == rows[1:]
+    assert log.newest_samples(KIND, False, 1, 10) == []
+    assert log.newest_samples(KIND, True, 2, 10) == []
+    assert log.samples_after(KIND, False, 2, rows[0].measurement_id, 10) == rows[1:]
+    assert log.samples_after(KIND, False, 2, 0, 1) == rows[:1]
+    with pytest.raises(Conflict):
+        log.keep_features(2, {"nobody": b""})
+
+
 def test_packages(log: TuningLog) -> None:
     job_id = new_job(log)
     assert log.package("key") is None

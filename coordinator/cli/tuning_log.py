@@ -6,12 +6,18 @@ import argparse
 from typing import Any
 
 from coordinator.cli import options as shared
+from coordinator.cli.log_browse import add_browse
+from coordinator.cli.log_exchange import add_export, add_import
+from coordinator.cli.log_prune import add_prune
+from coordinator.cli.log_show import add_show
 
 
 def add_parser(commands: Any) -> None:
     """Add the group."""
     parser = commands.add_parser(
-        "log", help="care for the tuning log", description="Commands on the tuning log itself."
+        "log",
+        help="look into the tuning log, or care for it",
+        description="Commands on the tuning log itself; no coordinator has to run.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     upgrade = verbs.add_parser(
@@ -21,6 +27,11 @@ def add_parser(commands: Any) -> None:
     )
     shared.add_log(upgrade)
     upgrade.set_defaults(run=_upgrade)
+    add_browse(verbs)
+    add_show(verbs)
+    add_export(verbs)
+    add_import(verbs)
+    add_prune(verbs)
 
 
 def _upgrade(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from coordinator.search.chain_sketches import chain_tiling
 from coordinator.search.row_sketches import row_tiling
 from coordinator.search.sketches import inlined_schedule
 from coordinator.search.tile_sketches import register_tiling
+from coordinator.search.traces import trace_to_json
 from coordinator.search.transform_sketches import transform_tiling
 from cost_model.features import Features, candidate_features
 
@@ -44,7 +45,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Program:
-    """A scheduled workload: its whole trace, and its features (516,). Equal programs, equal hash.
+    """A scheduled workload: its whole trace, and its features (568,). Equal programs, equal hash.
 
     ``serial``: no loop of it is divided among threads.
     """
@@ -58,11 +59,20 @@ class Program:
 class Evolution:
     """Makes programs that this object has not made or been shown before."""
 
-    def __init__(self, module: Any, target: Any, name: str, seed: int) -> None:
+    def __init__(
+        self,
+        module: Any,
+        target: Any,
+        name: str,
+        seed: int,
+        tiles_share: float = TILES_SHARE,
+    ) -> None:
+        """``tiles_share`` of what is drawn has a register tile, where the workload has any."""
         from tvm.s_tir import meta_schedule as ms
         from tvm.s_tir.schedule import Trace
 
         self._module = module
+        self._tiles_share = tiles_share
         self._random = random.Random(seed)
         self._extractor = ms.feature_extractor.PerStoreFeature(extract_workload=True)
         self._context = ms.TuneContext(
@@ -93,7 +103,7 @@ class Evolution:
         """
 
         def draw(alone: bool) -> Any:
-            if self._tiling is not None and self._random.random() < TILES_SHARE:
+            if self._tiling is not None and self._random.random() < self._tiles_share:
                 return self._tiling.draw(alone)
             return _with_threads(self._random.choice(self._spaces), 0 if alone else self._parallel)
 
@@ -154,7 +164,7 @@ class Evolution:
             Program(
                 schedule.trace,
                 _hash(schedule),
-                candidate_features(np.asarray(matrix.numpy())),
+                candidate_features(np.asarray(matrix.numpy()), trace_to_json(schedule.trace)),
                 serial=all(i.kind.name != "Parallel" for i in schedule.trace.insts),
             )
             for schedule, matrix in zip(schedules, stores, strict=True)

@@ -18,8 +18,9 @@ import numpy as np
 
 from coordinator.search.evolution import Evolution, Program
 from coordinator.search.traces import trace_to_json
-from cost_model.features import Features
-from cost_model.model import CostModel
+from cost_model.features import CANDIDATE_WIDTH, Features
+from cost_model.gain import expected_gain
+from cost_model.model import CostModel, Prediction
 from device_agent.build import register_intrinsics
 from protos.records import UNTUNED_TRACE, Candidate, Task
 
@@ -55,11 +56,13 @@ class SearchConfig:
     """Share of the fresh ones that are drawn from the whole space instead of mutated."""
     eps_greedy: float = 0.1
     """Share of a batch that is chosen without asking the cost model."""
+    max_failure: float = 1.0
+    """A candidate that fails with a greater chance is never proposed."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate, its features (516,), and the cost model's score; None if there was no model."""
+    """A candidate, its features, and the cost model's score; None if there was no model."""
 
     candidate: Candidate
     features: Features
@@ -109,7 +112,7 @@ class Proposer:
         for _ in range(rounds):
             found += self._explore(fresh // rounds)
         chosen = self._choose(found)
-        scores = [None] * len(chosen) if self._model is None else self._scores(chosen)
+        scores = self._predict(chosen).score.tolist() if self._model else [None] * len(chosen)
         proposals = []
         for program, score in zip(chosen, scores, strict=True):
             candidate = Candidate(self._task.workload_key, trace_to_json(program.trace))
@@ -145,22 +148,31 @@ class Proposer:
             return first
         return leading if self._best_us[True] < self._best_us[False] + THREADS_COST_US else trailing
 
-    def _scores(self, programs: Sequence[Program]) -> list[float]:
-        if self._model is None or not programs:
-            return [0.0] * len(programs)
-        rows = np.stack([program.features for program in programs])
-        return [float(score) for score in self._model.predict(rows)]
+    def _predict(self, programs: Sequence[Program]) -> Prediction:
+        assert self._model is not None
+        rows = [program.features for program in programs]
+        return self._model.predict(np.reshape(rows, (len(rows), CANDIDATE_WIDTH)))
 
     def _ranked(self, programs: Sequence[Program]) -> list[Program]:
-        """Best first; as they came if there is no model."""
-        scores = self._scores(programs)
-        order = sorted(range(len(programs)), key=lambda i: -scores[i])
-        return [programs[i] for i in order]
+        """By what each should win over the best that was measured, most first, without those that
+        are too likely to fail; as they came if there is no model."""
+        if self._model is None or not programs:
+            return list(programs)
+        prediction = self._predict(programs)
+        best = self._predict([self._measured[0][1]]).score[0] if self._measured else 0.0
+        gains = expected_gain(prediction, best)
+        order = sorted(range(len(programs)), key=lambda i: (-gains[i], -prediction.score[i]))
+        return [programs[i] for i in order if prediction.failure[i] <= self._config.max_failure]
 
     def _choose(self, found: Sequence[Program]) -> list[Program]:
         """Take a batch out of the pool: by score, a few of the newly found ones whatever theirs."""
         config = self._config
-        lucky = [program for program in found if self._random.random() < config.eps_greedy]
+        allowed = {program.hash for program in self._pool}
+        lucky = [
+            program
+            for program in found
+            if program.hash in allowed and self._random.random() < config.eps_greedy
+        ]
         lucky = lucky[: round(config.batch * config.eps_greedy)] if self._model else []
         queues = {kind: [p for p in self._pool if p.serial is kind] for kind in (True, False)}
         chosen = {program.hash: program for program in lucky}
@@ -189,7 +201,7 @@ class Proposer:
         del self._measured[self._config.parents :]
 
     def recall(self, outcomes: Sequence[Outcome]) -> dict[str, Features]:
-        """Observe what the log remembers; returns the features (516,) by candidate key.
+        """Observe what the log remembers; returns the features by candidate key.
 
         A trace that this version of the compiler refuses is left out, with a warning.
         """

@@ -1,15 +1,16 @@
 """Retrains the cost model as measurements stream in, on a Ray actor.
 
-A new model is promoted only if it orders the newest measurements, which it has not seen, at least
-as well as the one in use.
+A new model is promoted only if it orders the newest measurements, which neither it nor the one in
+use has seen, at least as well.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,10 +20,14 @@ from cost_model.ranking import pairwise_accuracy
 from protos import host_lock
 
 HELD_OUT = 16
-"""The newest measurements, kept from training to judge by."""
+"""The newest candidates, kept from training to judge by."""
 
 MAX_SAMPLES = 20_000
-"""Older measurements than the newest this many no longer train."""
+"""Older candidates than the newest this many no longer train."""
+
+NEWEST, OLDER = 2_000, 4_000
+"""A training takes these newest candidates, and so many of the older ones, drawn anew for each: a
+job waits for its next model."""
 
 
 @dataclass(frozen=True)
@@ -48,48 +53,68 @@ class Training:
 
 
 class TrainerWorker:
-    """Lives in an actor: all samples of one kind of device, and the model in use."""
+    """Lives in an actor: the candidates of one kind of device, and the model in use."""
 
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
-        self._samples: list[Sample] = []
+        self._samples: dict[str, Sample] = {}  # by candidate key, the first measured first
+        self._random = random.Random(0)
         self._model: CostModel | None = None
 
     def adopt(self, text: str) -> None:
-        """Begin with a model that the log has kept."""
+        """Begin with a model of the log; raises ValueError if it is of other features."""
         self._model = CostModel(text)
 
+    def remember(self, samples: Sequence[Sample]) -> None:
+        """Take in samples: of a candidate that was measured again, the least latency counts, and a
+        failure outweighs any."""
+        for sample in samples:
+            known = self._samples.get(sample.candidate_key)
+            self._samples[sample.candidate_key] = sample if known is None else _both(known, sample)
+        surplus = len(self._samples) - MAX_SAMPLES
+        for key in list(self._samples)[: max(0, surplus)]:
+            del self._samples[key]
+
     def train(self, new: Sequence[Sample]) -> Training | None:
-        """Add samples, retrain, promote; None while there are too few to learn from."""
-        self._samples = (self._samples + list(new))[-MAX_SAMPLES:]
-        if len(self._samples) < MIN_SAMPLES + HELD_OUT:
+        """Take in samples, retrain, promote; None while there are too few to learn from."""
+        self.remember(new)
+        known = list(self._samples.values())
+        if len(known) < MIN_SAMPLES + HELD_OUT:
             return None
         with host_lock.working():
             started = time.monotonic()
-            held_out = self._samples[-HELD_OUT:]
-            model = CostModel.train(self._samples[:-HELD_OUT], self._num_threads)
-            after = _accuracy(model, held_out)
-            before = None if self._model is None else _accuracy(self._model, held_out)
+            held_out, seen = known[-HELD_OUT:], known[:-HELD_OUT]
+            older = seen[:-NEWEST]
+            chosen = self._random.sample(older, min(OLDER, len(older))) + seen[-NEWEST:]
+            model = CostModel.train(chosen, self._num_threads)
+            after = accuracy(model, held_out)
+            before = None if self._model is None else accuracy(self._model, held_out)
         promoted = before is None or after is None or after >= before
         if promoted:
             self._model = model
         seconds = time.monotonic() - started
         text = model.text if promoted else None
-        return Training(text, len(self._samples), after, before, seconds)
+        return Training(text, len(known), after, before, seconds)
 
 
-def _accuracy(model: CostModel, samples: Sequence[Sample]) -> float | None:
-    """Pairwise accuracy within each task, weighted by the tasks' sizes."""
+def _both(known: Sample, new: Sample) -> Sample:
+    if known.latency_us is None or new.latency_us is None:
+        return replace(known, latency_us=None)
+    return replace(known, latency_us=min(known.latency_us, new.latency_us))
+
+
+def accuracy(model: CostModel, samples: Sequence[Sample]) -> float | None:
+    """Pairwise accuracy within each task, weighted by the tasks' sizes; None if no pair differs."""
     by_task: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_task[sample.workload_key].append(sample)
     total = weight = 0.0
     for group in by_task.values():
-        scores = model.predict(np.stack([sample.features for sample in group]))
+        scores = model.predict(np.stack([sample.features for sample in group])).score
         latencies = [np.inf if s.latency_us is None else s.latency_us for s in group]
-        accuracy = pairwise_accuracy(scores.tolist(), latencies)
-        if accuracy is not None:
-            total += accuracy * len(group)
+        share = pairwise_accuracy(scores.tolist(), latencies)
+        if share is not None:
+            total += share * len(group)
             weight += len(group)
     return total / weight if weight else None
 
@@ -107,6 +132,10 @@ class Trainer:
     async def adopt(self, text: str) -> None:
         """See TrainerWorker.adopt."""
         await self._actor.call("adopt", text)
+
+    async def remember(self, samples: Sequence[Sample]) -> None:
+        """See TrainerWorker.remember."""
+        await self._actor.call("remember", samples)
 
     async def train(self, new: Sequence[Sample]) -> Training | None:
         """See TrainerWorker.train."""

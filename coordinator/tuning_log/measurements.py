@@ -17,9 +17,9 @@ from protos.records import (
     TrialCounts,
 )
 
+from .append import append
 from .circumstances import measurement_columns, measurement_of
-from .database import insert
-from .schema import candidates, jobs, measurements, now
+from .schema import candidates, jobs, measurements
 from .values import finite, tool_versions_key
 
 Result = tuple[str, str, Candidate, Measurement, float | None]
@@ -28,6 +28,11 @@ Result = tuple[str, str, Candidate, Measurement, float | None]
 
 _SAYS_NOTHING = (MeasurementStatus.DEVICE_LOST.name, MeasurementStatus.SUSPECT.name)
 """What was the device's doing, not the program's."""
+
+_KNOWN_BY = ("lease_id", "job_id", "device_kind", "candidate_key")
+"""The columns of both unique indexes: they tell which rows of a statement were new."""
+
+_NOTHING = dict.fromkeys(c.name for c in measurements.c if c.name not in ("id", "measured_at"))
 
 
 @dataclass(frozen=True)
@@ -53,44 +58,61 @@ class BestRecord:
 
 def record_many(connection: sa.Connection, results: Sequence[Result]) -> list[bool]:
     """Append what is new; True where it was. Raises BadRequest if keys contradict each other."""
-    for _job_id, _kind, candidate, measurement, _score in results:
-        named = (measurement.workload_key, measurement.candidate_key)
-        if named != (candidate.workload_key, candidate.key):
-            raise BadRequest(
-                f"a measurement of candidate {measurement.candidate_key!r} (lease"
-                f" {measurement.lease_id!r}) came with candidate {candidate.key!r}"
-            )
+    if not results:
+        return []
+    _add_candidates(connection, results)
     # In one order everywhere, so that two transactions never wait for each other in a circle.
-    for candidate in sorted({r[2].key: r[2] for r in results}.values(), key=lambda c: c.key):
-        statement = insert(connection, candidates).values(
-            key=candidate.key,
-            workload_key=candidate.workload_key,
-            trace_json=candidate.trace_json,
-        )
-        connection.execute(statement.on_conflict_do_nothing())
-    new = [False] * len(results)
     order = sorted(range(len(results)), key=lambda i: _lease_order(results[i][3]))
-    for index in order:
-        job_id, device_kind, _candidate, measurement, score = results[index]
-        statement = insert(connection, measurements).values(
-            measured_at=now(),
-            job_id=job_id,
-            device_kind=device_kind,
-            predicted_score=finite(score),
-            **{**_cache_of_job(job_id, measurement), **measurement_columns(measurement)},
-        )
-        statement = statement.on_conflict_do_nothing()
-        row = connection.execute(statement.returning(measurements.c.id)).first()
-        new[index] = row is not None
+    cold = _caches_of_jobs(connection, results)
+    rows = [_row(results[i], cold) for i in order]
+    appended = {tuple(row) for row in append(connection, measurements, rows, _KNOWN_BY)}
+    new = [False] * len(results)
+    for index, row in zip(order, rows, strict=True):
+        name = tuple(row[column] for column in _KNOWN_BY)
+        new[index] = name in appended
+        appended.discard(name)  # the first of two alike was new, the second was not
     return new
 
 
-def _cache_of_job(job_id: str, measurement: Measurement) -> dict[str, Any]:
+def _add_candidates(connection: sa.Connection, results: Sequence[Result]) -> None:
+    """Those that the log lacks, in the order of their keys; raises BadRequest."""
+    named = {}
+    for _job_id, _kind, candidate, measurement, _score in results:
+        key = candidate.key
+        if (measurement.workload_key, measurement.candidate_key) != (candidate.workload_key, key):
+            raise BadRequest(
+                f"a measurement of candidate {measurement.candidate_key!r} (lease"
+                f" {measurement.lease_id!r}) came with candidate {key!r}"
+            )
+        named[key] = candidate
+    rows = [
+        {"key": key, "workload_key": named[key].workload_key, "trace_json": named[key].trace_json}
+        for key in sorted(named)
+    ]
+    append(connection, candidates, rows, ("key",))
+
+
+def _row(result: Result, cold: Mapping[str, bool]) -> dict[str, Any]:
+    """A row of ``measurements`` with every column but those that the database fills in."""
+    job_id, device_kind, _candidate, measurement, score = result
+    score = finite(score)
+    return {
+        **_NOTHING,
+        "job_id": job_id,
+        "device_kind": device_kind,
+        "predicted_score": None if score is None else float(score),  # of NumPy's, too
+        "cold_cache": cold.get(job_id, False),
+        **measurement_columns(measurement),
+    }
+
+
+def _caches_of_jobs(connection: sa.Connection, results: Sequence[Result]) -> dict[str, bool]:
     """Where no device says how it timed (it did not build), its job says how it would have."""
-    if measurement.circumstances is not None:
+    silent = {job_id for job_id, _kind, _candidate, m, _score in results if m.circumstances is None}
+    if not silent:
         return {}
-    cold = sa.select(jobs.c.cold_cache).where(jobs.c.job_id == job_id).scalar_subquery()
-    return {"cold_cache": sa.func.coalesce(cold, sa.false())}
+    query = sa.select(jobs.c.job_id, jobs.c.cold_cache).where(jobs.c.job_id.in_(sorted(silent)))
+    return {row.job_id: row.cold_cache for row in connection.execute(query)}
 
 
 def outcomes(

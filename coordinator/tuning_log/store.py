@@ -20,13 +20,14 @@ from protos.records import (
     TrialCounts,
 )
 
-from . import blobs, cost_models, devices, jobs, limits, measurements
+from . import blobs, cost_models, devices, jobs, limits, measurements, samples
 from . import evidence as pooled
 from .cost_models import CostModelRecord, RankingRecord
 from .database import Database
 from .evidence import Evidence
 from .history import history
 from .measurements import BestRecord, Outcome, Result
+from .samples import SampleRow
 from .upgrade import require_current, upgrade
 from .urls import normalise_url
 
@@ -270,6 +271,31 @@ class TuningLog:
             return limits.known(connection, device_kind)
 
     # ------------------------------------------------------------------------- cost models
+
+    def keep_features(self, version: int, features: Mapping[str, bytes]) -> None:
+        """Keep what a cost model sees of candidates, by their keys; another version is replaced.
+
+        Raises Conflict if the log lacks one of the candidates.
+        """
+        with self._database.write() as connection:
+            samples.keep(connection, version, features)
+
+    def samples_after(
+        self, device_kind: str, cold_cache: bool, version: int, measurement_id: int, limit: int
+    ) -> list[SampleRow]:
+        """Measurements of all jobs after this one whose candidates have such features, oldest
+        first; without those that say nothing of their candidate."""
+        with self._database.read() as connection:
+            return samples.after(
+                connection, device_kind, cold_cache, version, measurement_id, limit
+            )
+
+    def newest_samples(
+        self, device_kind: str, cold_cache: bool, version: int, limit: int
+    ) -> list[SampleRow]:
+        """Like ``samples_after``, but the newest there are, oldest first."""
+        with self._database.read() as connection:
+            return samples.newest(connection, device_kind, cold_cache, version, limit)
 
     def add_cost_model(
         self,

@@ -1,0 +1,179 @@
+"""Makes the records of ``benchmarks.cost_model``: operators of many kinds, programs at random.
+
+    python -m benchmarks.cost_model_records --log records.db
+    tunefarm log export benchmarks/records/NAME --format parquet --log records.db
+
+What a search measures is what its cost model likes; how well a model ranks *any* program of the
+space is seen on programs drawn at random, as in TenSet (Zheng et al., NeurIPS 2021): half of them
+with a register tile of ours, half from MetaSchedule's own space. They go the way of every
+candidate: built by the coordinator's builders, compared and timed by a device agent, recorded in
+the tuning log. More samples of each are taken than in a search, whose ties cost it nothing.
+
+The same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import model_zoo
+from benchmarks.process import progress
+from coordinator import ray_runtime
+from coordinator.cli.tune import _agent
+from coordinator.experiments import EVALUATOR, Experiments, Lab
+from coordinator.fleet.builders import Builders
+from coordinator.frontend.importer import import_model
+from coordinator.frontend.target import resolve_target
+from coordinator.search.evolution import Evolution
+from coordinator.search.proposer import Proposal
+from coordinator.search.traces import trace_to_json
+from coordinator.server import Coordinator, CoordinatorConfig
+from coordinator.stages import StageClock
+from coordinator.task_run import TaskRun
+from coordinator.tuning_log import normalise_url
+from device_agent.build import register_intrinsics
+from protos.records import Candidate, JobSpec, JobState, Task, sha256_hex
+
+PER_TASK = 112
+BATCH = 16
+TILES_SHARE = 0.5
+SEED = 5
+
+EVALUATOR_OF_RECORDS = replace(
+    EVALUATOR,
+    repeat=6,
+    timeout_s=1.0,
+    hopeless_ratio=100.0,
+    contender_ratio=0.0,
+    precision=0.0,
+    max_repeat=0,
+    max_timing_ms=60,
+)
+"""Six samples of every candidate, of which the least counts. What takes longer than a second in all
+is given up."""
+
+TASKS_PER_MODEL = 8
+
+
+def kind_of(task: Task) -> str:
+    """What sort of operator it is: the first of its names, without numbers."""
+    names = re.sub(r"\d+", "", task.name).removeprefix("fused_").split("_")
+    shapes = [tuple(arg.shape) for arg in task.args]
+    first = "_".join(names[:2]) if names[0] in ("winograd", "max", "avg", "tir") else names[0]
+    if first == "conv2d":  # depthwise: as many weights as channels times the window
+        weights = shapes[1] if len(shapes) > 1 else ()
+        return "depthwise" if 1 in weights[2:] and weights[:2].count(1) == 0 else "conv2d"
+    return first
+
+
+def choose(tasks: Sequence[Task], most: int) -> list[Task]:
+    """Up to ``most`` tasks, every kind in turn, the most arithmetic first within a kind."""
+    by_kind: dict[str, list[Task]] = {}
+    for task in sorted(tasks, key=lambda task: -task.flops * task.weight):
+        by_kind.setdefault(kind_of(task), []).append(task)
+    chosen: list[Task] = []
+    while len(chosen) < min(most, len(tasks)):
+        for queue in by_kind.values():
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+def draws(task: Task, target_json: str, count: int) -> Iterator[list[Proposal]]:
+    """Batches of programs drawn at random, about ``count`` in all, each once."""
+    import tvm
+
+    register_intrinsics(target_json)
+    target = tvm.target.Target(json.loads(target_json))
+    module = tvm.ir.load_json(task.workload_json)
+    evolution = Evolution(module, target, task.name, SEED, TILES_SHARE)
+    for _ in range(count // BATCH):
+        serial = [task.flops < 5e6 and index % 2 == 0 for index in range(BATCH)]
+        programs = evolution.sample(serial)
+        if not programs:
+            return
+        yield [
+            Proposal(
+                Candidate(task.workload_key, trace_to_json(program.trace)), program.features, None
+            )
+            for program in programs
+        ]
+
+
+async def collect(url: str, models: Sequence[model_zoo.ZooModel], per_task: int) -> None:
+    """Measure until every chosen task of every model has its candidates."""
+    cpus = len(os.sched_getaffinity(0))
+    target = resolve_target("auto", None)
+    config = CoordinatorConfig(url, embedded=True, num_builders=cpus)
+    with ray_runtime.running(cpus):
+        async with Coordinator(config) as farm:
+            with _agent(farm.port, target, {}):
+                for model in models:
+                    await _collect_model(farm, model, target, per_task)
+
+
+async def _collect_model(
+    farm: Coordinator, model: model_zoo.ZooModel, target: str, per_task: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        data = model_zoo.files(model, Path(folder)).onnx.read_bytes()
+    builders: Builders = farm._builders
+    imported: Any = await builders.run(import_model, data, model.shapes, target, None)
+    tasks = choose(imported.all_tasks, TASKS_PER_MODEL)
+    spec = JobSpec(
+        model.name, sha256_hex(data), target, per_task * len(tasks), model.shapes, seed=SEED
+    )
+    job = farm.log.add_job(spec, "benchmarks.cost_model_records", embedded=True)
+    farm.log.save_job(replace(job, state=JobState.RUNNING))
+    farm.log.set_tasks(job.job_id, tasks)
+    device = await farm.fleet.device_for(target)
+    lab = Lab(
+        *(job.job_id, SEED, device, farm.log, farm.fleet, builders),
+        *(StageClock(), EVALUATOR_OF_RECORDS),
+    )
+    for task in tasks:
+        progress(f"{model.name}: {task.name} ({kind_of(task)})")
+        await _collect_task(lab, task, target, per_task)
+    farm.log.save_job(replace(job, state=JobState.DONE))
+
+
+async def _collect_task(lab: Lab, task: Task, target: str, per_task: int) -> None:
+    known = {e.candidate.key for e in lab.tuning_log.evidence(task.workload_key, lab.device.kind)}
+    left = per_task - len(known)
+    if left < BATCH:
+        return
+    experiments, run = Experiments(lab), TaskRun(task)
+    await experiments.baseline(run)
+    batches = draws(task, target, left)
+    ahead = asyncio.create_task(asyncio.to_thread(next, batches, []))
+    while batch := await ahead:
+        ahead = asyncio.create_task(asyncio.to_thread(next, batches, []))
+        new = [proposal for proposal in batch if proposal.candidate.key not in known]
+        if new:
+            await experiments.run(run, new)
+
+
+def main() -> None:
+    """Collect."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--log", required=True, help="the tuning log that gets the records")
+    parser.add_argument("--per-task", type=int, default=PER_TASK, metavar="N")
+    parser.add_argument("--models", nargs="*", default=[m.name for m in model_zoo.ZOO])
+    options = parser.parse_args()
+    asyncio.run(
+        collect(normalise_url(options.log), model_zoo.choose(options.models), options.per_task)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

