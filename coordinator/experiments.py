@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from coordinator.canary import build_canary
 from coordinator.fleet.builders import Builders
@@ -49,7 +49,10 @@ least six, the fewest whose median has a 95 % interval."""
 
 @dataclass(frozen=True)
 class Lab:
-    """What an experiment needs: whose it is, where it is done, and by what."""
+    """What an experiment needs: whose it is, where it is done, and by what.
+
+    ``built_with`` are the versions of the builders' tools.
+    """
 
     job_id: str
     seed: int
@@ -59,6 +62,12 @@ class Lab:
     builders: Builders
     clock: StageClock
     evaluator: EvaluatorConfig
+    built_with: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tool_versions(self) -> dict[str, str]:
+        """What a measurement depends on besides candidate and device: the tools of both sides."""
+        return {**self.device.tool_versions, **self.built_with}
 
     @property
     def learning_kind(self) -> str:
@@ -130,7 +139,7 @@ class Experiments:
             lab.tuning_log.measured,
             lab.device.kind,
             outcome.artifact.sha256,
-            lab.device.tool_versions,
+            lab.tool_versions,
             lab.evaluator.cold_cache,
         )
         return None if known is None else _renamed(known, proposal.candidate)
@@ -173,7 +182,8 @@ class Experiments:
         )
         with lab.clock.stage("measure"):
             measurements = await lab.fleet.measure(
-                lab.job_id, lab.device.kind, work, trials, lab.clock
+                *(lab.job_id, lab.device.kind, work, trials, lab.clock),
+                built_with=lab.built_with,
             )
         for measurement in measurements:
             if measurement.circumstances is not None:

@@ -27,6 +27,7 @@ from coordinator.stages import StageClock
 from coordinator.training.trainer import Trainer
 from coordinator.tuner import Tuner
 from coordinator.tuning_log import TuningLog
+from device_agent.build import tool_versions
 from protos.errors import JobFailed, LogUnavailable
 from protos.records import (
     UNLIMITED_TRIALS,
@@ -193,6 +194,7 @@ class JobRunner:
             self._builders,
             self._clock,
             replace(EVALUATOR, cold_cache=spec.cold_cache),
+            await self._builders.run(tool_versions),
         )
         learning = Learning(lab, search, trainer)
         self._tuner = tuner = Tuner(
@@ -209,13 +211,16 @@ class JobRunner:
 
         async def experiments() -> None:
             await self._baseline(tuner, deadline)
-            await self._set(stage="tuning")
             self._budget = Budget(
                 spec.trials,
                 self._tuning_deadline(deadline, tuner, device),
                 _target_us(spec, beside_ms),
                 spec.flat_share,
             )
+            if tuner.seeded:
+                await self._set(stage="timing again what was measured elsewhere")
+                await self._time_again(tuner)
+            await self._set(stage="tuning")
             with self._clock.idle():
                 self._ended = await tuner.tune(self._budget)
             await self._set(tuning_ended=str(self._ended))
@@ -274,6 +279,17 @@ class JobRunner:
             log.warning(
                 "job %s: the time limit was over before every untuned operator was timed; give a "
                 "longer one to tune them, too",
+                self.job.job_id,
+            )
+
+    async def _time_again(self, tuner: Tuner) -> None:
+        assert self._budget is not None
+        try:
+            await tuner.time_again(self._budget)
+        except TimeoutError:
+            log.warning(
+                "job %s: the time limit was over before everything that was measured elsewhere was "
+                "timed again; give a longer one",
                 self.job.job_id,
             )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from coordinator.search.proposer import Outcome
 from coordinator.search.task_scheduler import TaskState
-from protos.records import UNTUNED_TRACE, Artifact, Measurement, Task, TaskProgress
+from coordinator.tuning_log import Evidence
+from protos.records import UNTUNED_TRACE, Artifact, Candidate, Measurement, Task, TaskProgress
 
 KEPT_RATIO, KEPT_US = 1.2, 20.0
 """An artifact is kept if it is this close to the task's best when it was measured."""
@@ -30,9 +31,10 @@ class TaskRun:
 
     ``weight`` is how often the model runs it as it would be made now, ``stake`` what a microsecond
     of it is worth to the search (``search/composition.py``). ``best_after`` is the best latency
-    after each batch; ``outcomes`` is by candidate key; ``opened`` and ``reference`` are shared by
-    the batches that wait for them; ``artifacts`` are those that may come into the finals, by
-    candidate key.
+    after each batch; ``outcomes`` is by candidate key; ``seeds`` are timed before the search
+    proposes anything, and ``doubtful`` what else is known of where they came from; ``opened`` and
+    ``reference`` are shared by the batches that wait for them; ``artifacts`` are those that may
+    come into the finals, by candidate key.
     """
 
     task: Task
@@ -49,6 +51,8 @@ class TaskRun:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     final: FinalResult | None = None
+    seeds: list[Candidate] = field(default_factory=list)
+    doubtful: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.weight, self.stake = self.task.weight, float(self.task.weight)
@@ -107,6 +111,25 @@ class TaskRun:
             if untuned:
                 self.untuned_us = outcome.latency_us
             self.best_us = min(self.best_us or outcome.latency_us, outcome.latency_us)
+
+    @property
+    def best_tuned_us(self) -> float | None:
+        """The best of what was tried here."""
+        return min((o.latency_us for o in self.tried() if o.latency_us is not None), default=None)
+
+    def believe(self) -> int:
+        """Take the doubtful records for tried, without their times: those were confirmed by others,
+        and none of them is the best. Returns how many there were."""
+        believed = [
+            Outcome(item.candidate, item.latency_us)
+            for item in self.doubtful
+            if item.candidate.key not in self.outcomes
+            and item.candidate.trace_json != UNTUNED_TRACE
+        ]
+        self.outcomes |= {outcome.candidate.key: outcome for outcome in believed}
+        self.trials += len(believed)
+        self.doubtful = []
+        return len(believed)
 
     def tried(self) -> list[Outcome]:
         """The outcomes of candidates, the untuned program left out."""

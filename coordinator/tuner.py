@@ -16,7 +16,7 @@ from coordinator.budget import Budget, Ended, Flatness, operators_us
 from coordinator.experiments import Experiments, Lab
 from coordinator.frontend.variants import Variant
 from coordinator.learning import Learning
-from coordinator.search import task_scheduler
+from coordinator.search import seeds, task_scheduler
 from coordinator.search.composition import Known, compose
 from coordinator.search.proposer import Outcome, Proposal
 from coordinator.search.worker import SearchPool
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 3
 """Batches under way for one device: measured, built, proposed."""
+
+EXPERIENCED_BATCH, EXPERIENCED_TRIALS = 6, 12
+"""The size of a batch, and for how many trials, where a cost model knows other tasks."""
 
 
 class Tuner:
@@ -70,22 +73,36 @@ class Tuner:
 
     async def remember(self) -> None:
         """Take from the log what is known of these tasks on this kind of device."""
+        lab, log = self._lab, self._lab.tuning_log
+        where = (lab.device.kind, lab.evaluator.cold_cache, lab.tool_versions)
+        others = [kind for kind in await asyncio.to_thread(log.kinds) if kind != lab.device.kind]
         for run in self.runs:
-            known = await asyncio.to_thread(
-                self._lab.tuning_log.evidence,
-                run.task.workload_key,
-                self._lab.device.kind,
-                self._lab.evaluator.cold_cache,
-            )
-            for row in known:
+            key = run.task.workload_key
+            for row in await asyncio.to_thread(log.evidence, key, *where):
                 run.note(Outcome(row.candidate, row.latency_us))
-            tried = run.tried()
-            if tried and run.best_us is not None:
+            if run.tried() and run.best_us is not None:
                 run.best_after.append(run.best_us)
+            run.doubtful = await asyncio.to_thread(log.doubtful, key, *where)
+            if seeds.confirmed(run.best_tuned_us, run.doubtful):
+                run.believe()
+            run.seeds = seeds.to_time_again(run.doubtful)
+            if not run.seeds and not run.tried():
+                run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
+            tried = run.tried()
             ok = sum(outcome.latency_us is not None for outcome in tried)
             self._count(ok, len(tried) - ok, from_log=len(tried))
         self._compose()
         await self._learning.adopt()
+
+    def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
+        """Candidates that are fast on other kinds of device."""
+        log, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
+        count = seeds.FROM_ELSEWHERE + 1  # the untuned may be one of them
+        best = {
+            kind: [one.candidate for one in log.best_k(workload_key, kind, count, cold)]
+            for kind in kinds
+        }
+        return seeds.from_elsewhere(best)
 
     def _compose(self) -> None:
         """Choose the algorithm of each convolution anew, and what is worth tuning."""
@@ -140,6 +157,40 @@ class Tuner:
         self._compose()
         self._changed()
 
+    @property
+    def seeded(self) -> int:
+        """Candidates from elsewhere that are to be timed before anything is tuned."""
+        return sum(len(run.seeds) for run in self.runs)
+
+    async def time_again(self, budget: Budget) -> None:
+        """Time what is fast elsewhere, or was with other tools, as far as the budget goes."""
+        left = budget.trials - self.counts.total
+        chosen: list[TaskRun] = []
+        for run in self.runs:
+            if run.seeds and run.untuned_us is not None and len(run.seeds) <= left:
+                left -= len(run.seeds)
+                chosen.append(run)
+        async with asyncio.timeout(budget.remaining_s):
+            await asyncio.gather(*(self._time_again(run) for run in chosen))
+
+    async def _time_again(self, run: TaskRun) -> None:
+        """One task's seeds; the records that they confirm are as good as tried."""
+        await self._opened(run)
+        proposals = await self._search.seed(run.task.workload_key, run.seeds)
+        run.seeds = []
+        if proposals:
+            await self._take_in(run, proposals, await self.experiments.run(run, proposals))
+        if seeds.confirmed(run.best_tuned_us, run.doubtful):
+            believed = run.believe()
+            self._count(believed, 0, from_log=believed)
+        elif run.doubtful:
+            log.info(
+                "job %s: task %s: its records of other tools or farms are not confirmed: %s us",
+                *(self._lab.job_id, run.task.name, run.best_tuned_us),
+            )
+        run.doubtful = []
+        self._changed()
+
     async def tune(self, budget: Budget) -> Ended:
         """Run batches until the budget is spent or no task has anything left to win; says which."""
         batches: set[asyncio.Task[None]] = set()
@@ -187,15 +238,22 @@ class Tuner:
             index = task_scheduler.choose([run.state() for run in self.runs]) if left > 0 else None
             if index is None:
                 return
-            run, size = self.runs[index], min(left, self._search.batch_size)
+            run = self.runs[index]
+            size = min(left, self._batch_size(run))
             run.in_flight += 1
             self._under_way += size
             batches.add(asyncio.create_task(self._batch(run, size)))
 
+    def _batch_size(self, run: TaskRun) -> int:
+        """Few at first of a task that a cost model of others knows something of: what they tell
+        makes the next few better."""
+        knows = self._learning.experienced and run.trials < EXPERIENCED_TRIALS
+        return EXPERIENCED_BATCH if knows else self._search.batch_size
+
     async def _batch(self, run: TaskRun, size: int) -> None:
         """One batch of one task, of at most ``size`` trials, from proposing to learning."""
         try:
-            proposals = (await self._propose(run))[:size]
+            proposals = await self._propose(run, size)
             if proposals:
                 measurements = await self.experiments.run(run, proposals)
                 await self._take_in(run, proposals, measurements)
@@ -203,13 +261,17 @@ class Tuner:
             self._under_way -= size
             run.in_flight -= 1
 
-    async def _propose(self, run: TaskRun) -> list[Proposal]:
+    async def _opened(self, run: TaskRun) -> None:
+        """Wait until the task's search knows what the log does."""
+        if run.opened is None:
+            run.opened = asyncio.create_task(self._open(run))
+        await run.opened
+
+    async def _propose(self, run: TaskRun, size: int) -> list[Proposal]:
         """The task's next candidates that the log does not know yet, maybe none."""
         with self._lab.clock.stage("propose"):
-            if run.opened is None:
-                run.opened = asyncio.create_task(self._open(run))
-            await run.opened
-            proposals = await self._search.propose(run.task.workload_key)
+            await self._opened(run)
+            proposals = await self._search.propose(run.task.workload_key, size)
         run.exhausted = not proposals
         return [p for p in proposals if p.candidate.key not in run.outcomes]
 

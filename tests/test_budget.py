@@ -62,7 +62,7 @@ class FakeSearch:
     async def open(self, *_task: object) -> list[object]:
         return []
 
-    async def propose(self, _workload_key: str) -> list[object]:
+    async def propose(self, _workload_key: str, _count: int) -> list[object]:
         return []
 
 

@@ -11,9 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from coordinator.tuning_log import BestRecord, RankingRecord, TuningLog, tool_versions_key
+from coordinator.tuning_log import (
+    BestRecord,
+    Evidence,
+    RankingRecord,
+    TuningLog,
+    tool_versions_key,
+)
 from coordinator.tuning_log.blobs import CHUNK_BYTES
+from coordinator.tuning_log.schema import imports, measurements
 from protos.errors import BadRequest, Conflict, LogUnavailable, NotFound
 from protos.records import (
     UNTUNED_TRACE,
@@ -440,6 +448,48 @@ def test_evidence_is_of_all_records_of_a_candidate(log: TuningLog) -> None:
     assert found[2].pooled_us is None
     assert log.evidence("w1", KIND, cold_cache=True) == []
     assert log.evidence("w1", "kind-b") == []
+
+
+def test_records_of_other_tools_and_farms_are_doubtful(log: TuningLog) -> None:
+    job_id = new_job(log)
+    now, before = {"tvm": "2"}, {"tvm": "1"}
+    sure, old, both, foreign, unbuilt = (Candidate("w1", trace) for trace in "sobfu")
+
+    def made_with(tools: dict[str, str], candidate: Candidate, lease: str, s: float) -> None:
+        said = ok(candidate, lease, s, circumstances=circumstances(tools=tools))
+        log.record(job_id, KIND, candidate, said)
+
+    made_with(now, sure, "lease-1", 3e-3)
+    made_with(before, old, "lease-2", 1e-3)
+    made_with(before, both, "lease-3", 1e-3)
+    made_with(now, both, "lease-4", 4e-3)
+    made_with(now, foreign, "lease-5", 5e-4)
+    failure = failed(unbuilt, "build-1", MeasurementStatus.BUILD_ERROR)
+    log.record(job_id, KIND, unbuilt, dataclasses.replace(failure, circumstances=None))
+    with log.writing() as connection:
+        imported = sa.insert(imports).values(
+            source="there", format="parquet", imported_by="unknown", imported_at=0.0, records=1
+        )
+        import_id = connection.execute(imported.returning(imports.c.import_id)).scalar_one()
+        connection.execute(
+            sa.update(measurements)
+            .where(measurements.c.lease_id == "lease-5")
+            .values(import_id=import_id, job_id=None)
+        )
+
+    def found(items: list[Evidence]) -> dict[str, float | None]:
+        return {item.candidate.trace_json: item.latency_us for item in items}
+
+    assert found(log.evidence("w1", KIND, False, now)) == {"s": 3000.0, "b": 4000.0, "u": None}
+    assert found(log.doubtful("w1", KIND, False, now)) == {"o": 1000.0, "f": 500.0}
+    assert found(log.evidence("w1", KIND, False, before)) == {"o": 1000.0, "b": 1000.0, "u": None}
+    assert len(log.evidence("w1", KIND)) == 5
+    # What another farm measured does not answer in place of a device, however equal the bytes.
+    assert log.measured(KIND, sha256_hex(foreign.key.encode()), now) is None
+    assert log.measured(KIND, sha256_hex(sure.key.encode()), now) is not None
+    assert [one.candidate for one in log.best_k("w1", KIND, 2)] == [foreign, old]
+    log.record(job_id, "kind-b", sure, ok(sure, "lease-6"))
+    assert log.kinds() == [KIND, "kind-b"]
 
 
 def test_counts_are_of_candidates_without_the_untuned(log: TuningLog) -> None:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.fleet import dispatcher
@@ -74,11 +74,13 @@ class Fleet:
         trials: Sequence[tuple[Candidate, Artifact, float | None]],
         clock: StageClock,
         kept: bool = True,
+        built_with: Mapping[str, str] | None = None,
     ) -> list[Measurement]:
         """Measure candidates (artifact and predicted score with each) on devices of one kind.
 
-        What sending them takes is on ``clock`` as the stage ``transfer``. Measurements that are not
-        ``kept`` are not written into the log.
+        ``built_with`` are the tools of those who built them. What sending them takes is on
+        ``clock`` as the stage ``transfer``. Measurements that are not ``kept`` are not written into
+        the log.
         """
         loop = asyncio.get_running_loop()
         pending = [
@@ -86,7 +88,11 @@ class Fleet:
             for candidate, artifact, score in trials
         ]
         batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(job_id, kind, work, list(pending), clock, kept=kept)
+        self._batches[batch_id] = Batch(
+            *(job_id, kind, work, list(pending), clock),
+            kept=kept,
+            built_with=built_with or {},
+        )
         self.dispatch()
         try:
             return list(await asyncio.gather(*(trial.result for trial in pending)))
@@ -232,6 +238,7 @@ class Fleet:
         self, held: Outstanding, results: Sequence[tuple[PendingTrial, Measurement]]
     ) -> None:
         kind = held.session.device.kind
+        results = [(trial, _with_tools(result, held.batch.built_with)) for trial, result in results]
         rows = [
             (held.batch.job_id, kind, trial.candidate, result, trial.predicted_score)
             for trial, result in results
@@ -309,3 +316,12 @@ class Fleet:
                 self.leases.end(held.lease.lease_id)
                 await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
         self.dispatch()
+
+
+def _with_tools(measurement: Measurement, built_with: Mapping[str, str]) -> Measurement:
+    """With the builder's tools among its circumstances; an agent knows only its own."""
+    circumstances = measurement.circumstances
+    if circumstances is None or not built_with:
+        return measurement
+    versions = {**circumstances.tool_versions, **built_with}
+    return replace(measurement, circumstances=replace(circumstances, tool_versions=versions))

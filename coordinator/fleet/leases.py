@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.fleet.registry import Session
@@ -43,7 +43,8 @@ class Batch:
 
     ``kind`` is the kind of device that it is for. ``clock`` counts what sending trials takes; the
     model's transfer belongs to packaging. Measurements that are not ``kept`` are no experiments on
-    an operator: the log does not get them.
+    an operator: the log does not get them. ``built_with`` are the versions of the tools that built
+    the artifacts, as a part of a measurement's circumstances.
     """
 
     job_id: str
@@ -55,6 +56,7 @@ class Batch:
     model_waits: bool = False
     model_attempts: int = 0
     kept: bool = True
+    built_with: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> int:

@@ -119,12 +119,14 @@ class Finisher:
 
         Raises JobFailed if the result is wrong or can't be measured.
         """
+        versions = await self._builders.run(tool_versions)
+        answering = {**self._device.tool_versions, **versions}
         known = {}
         for key in dict.fromkeys(task.workload_key for one in self._imported for task in one.tasks):
             known[key] = await asyncio.to_thread(
-                self._log.evidence, key, self._device.kind, self._job.spec.cold_cache
+                self._log.evidence,
+                *(key, self._device.kind, self._job.spec.cold_cache, answering),
             )
-        versions = await self._builders.run(tool_versions)
         for choose in (self._as_they_are, self._that_apply):  # the second takes some seconds
             choices = await choose(known)
             key = self._key(choices, versions)

@@ -46,6 +46,9 @@ class SearchConfig:
     fresh: int = 32
     """New programs that a batch is chosen from, besides those that the pool has kept; without a
     cost model there is nothing to choose by, and only the batch itself is made."""
+    fresh_first: int = 192
+    """Of a task of which nothing was measured yet, if a cost model knows others: with nothing to
+    mutate, the model has only this choice."""
     rounds: int = 2
     """Each makes its share of the fresh ones, from parents that the one before may have found."""
     pool: int = 256
@@ -101,24 +104,51 @@ class Proposer:
         """Rank programs with ``model`` from now on; None: take them as they come."""
         self._model = model
 
-    def propose(self) -> list[Proposal]:
-        """The next batch, none of it proposed or observed before; empty when the space is used up.
+    def propose(self, count: int | None = None) -> list[Proposal]:
+        """The next batch of ``count`` (that of the configuration if None), none of it proposed or
+        observed before; empty when the space is used up.
 
         Two programs that differ may still build the same object; that is for the builder to notice.
         """
-        config = self._config
-        rounds, fresh = (config.rounds, config.fresh) if self._model else (1, config.batch)
+        config, count = self._config, count or self._config.batch
+        rounds, fresh = (config.rounds, config.fresh) if self._model else (1, count)
+        if self._model and not self._measured:
+            rounds, fresh = 1, config.fresh_first
         found: list[Program] = []
         for _ in range(rounds):
             found += self._explore(fresh // rounds)
-        chosen = self._choose(found)
-        scores = self._predict(chosen).score.tolist() if self._model else [None] * len(chosen)
+        return self._proposals(self._choose(found, count))
+
+    def seed(self, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """Proposals out of candidates from elsewhere, without those that don't apply here."""
+        programs = []
+        for candidate in candidates:
+            program = self._replay(candidate)
+            if program is not None:
+                programs.append(program)
+        return self._proposals(programs)
+
+    def _proposals(self, programs: Sequence[Program]) -> list[Proposal]:
+        known = self._model is not None and bool(programs)
+        scores = self._predict(programs).score.tolist() if known else [None] * len(programs)
         proposals = []
-        for program, score in zip(chosen, scores, strict=True):
+        for program, score in zip(programs, scores, strict=True):
             candidate = Candidate(self._task.workload_key, trace_to_json(program.trace))
             self._proposed[candidate.key] = program
             proposals.append(Proposal(candidate, program.features, score))
         return proposals
+
+    def _replay(self, candidate: Candidate) -> Program | None:
+        """The program of a trace from the log; None, with a warning, if this version of the
+        compiler refuses it."""
+        try:
+            return self._evolution.replay(candidate.trace_json)
+        except Exception as error:  # TVM's errors share no narrower base
+            log.warning(
+                "task %s: candidate %s of the log can't be replayed: %s",
+                *(self._task.name, candidate.key[:12], error),
+            )
+            return None
 
     def _explore(self, count: int) -> list[Program]:
         """About ``count`` new programs, which are in the pool now, and the pool ranked."""
@@ -164,7 +194,7 @@ class Proposer:
         order = sorted(range(len(programs)), key=lambda i: (-gains[i], -prediction.score[i]))
         return [programs[i] for i in order if prediction.failure[i] <= self._config.max_failure]
 
-    def _choose(self, found: Sequence[Program]) -> list[Program]:
+    def _choose(self, found: Sequence[Program], count: int) -> list[Program]:
         """Take a batch out of the pool: by score, a few of the newly found ones whatever theirs."""
         config = self._config
         allowed = {program.hash for program in self._pool}
@@ -173,12 +203,12 @@ class Proposer:
             for program in found
             if program.hash in allowed and self._random.random() < config.eps_greedy
         ]
-        lucky = lucky[: round(config.batch * config.eps_greedy)] if self._model else []
+        lucky = lucky[: round(count * config.eps_greedy)] if self._model else []
         queues = {kind: [p for p in self._pool if p.serial is kind] for kind in (True, False)}
         chosen = {program.hash: program for program in lucky}
-        for serial in self._kinds(config.batch + len(lucky)):
+        for serial in self._kinds(count + len(lucky)):
             queue = queues[serial] or queues[not serial]
-            if len(chosen) == config.batch or not queue:
+            if len(chosen) == count or not queue:
                 break
             program = queue.pop(0)
             chosen[program.hash] = program
@@ -209,15 +239,8 @@ class Proposer:
         for outcome in outcomes:
             if outcome.candidate.trace_json == UNTUNED_TRACE:
                 continue
-            try:
-                program = self._evolution.replay(outcome.candidate.trace_json)
-            except Exception as error:  # TVM's errors share no narrower base
-                log.warning(
-                    "task %s: candidate %s of the log can't be replayed: %s",
-                    self._task.name,
-                    outcome.candidate.key[:12],
-                    error,
-                )
+            program = self._replay(outcome.candidate)
+            if program is None:
                 continue
             key = outcome.candidate.key
             features[key] = program.features

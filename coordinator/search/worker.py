@@ -21,7 +21,7 @@ from cost_model.features import Features
 from cost_model.model import CostModel
 from device_agent.build import register_intrinsics
 from protos import host_lock
-from protos.records import Task
+from protos.records import Candidate, Task
 
 RECALLED = 256
 """The most measurements of a task that a restarted search replays; the fastest ones."""
@@ -47,10 +47,15 @@ class SearchWorker:
             self._proposers[task.workload_key] = proposer
             return proposer.recall(best_outcomes(remembered, RECALLED))
 
-    def propose(self, workload_key: str) -> list[Proposal]:
+    def propose(self, workload_key: str, count: int | None) -> list[Proposal]:
         """The task's next batch; empty when its space is used up."""
         with host_lock.working():
-            return self._proposers[workload_key].propose()
+            return self._proposers[workload_key].propose(count)
+
+    def seed(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """See Proposer.seed."""
+        with host_lock.working():
+            return self._proposers[workload_key].seed(candidates)
 
     def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:
         """Tell the task's search what was measured."""
@@ -86,9 +91,16 @@ class SearchPool:
         features: dict[str, Features] = await actor.call("open", task, remembered)
         return features
 
-    async def propose(self, workload_key: str) -> list[Proposal]:
+    async def propose(self, workload_key: str, count: int | None = None) -> list[Proposal]:
         """See SearchWorker.propose."""
-        batch: list[Proposal] = await self._of_task[workload_key].call("propose", workload_key)
+        actor = self._of_task[workload_key]
+        batch: list[Proposal] = await actor.call("propose", workload_key, count)
+        return batch
+
+    async def seed(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """See SearchWorker.seed."""
+        actor = self._of_task[workload_key]
+        batch: list[Proposal] = await actor.call("seed", workload_key, candidates)
         return batch
 
     async def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:

@@ -85,13 +85,40 @@ def turns_s(repeats_s: Sequence[float], per_turn: int) -> tuple[float, ...]:
 
 
 def evidence(
-    connection: sa.Connection, workload_key: str, device_kind: str, cold_cache: bool
+    connection: sa.Connection,
+    workload_key: str,
+    device_kind: str,
+    cold_cache: bool,
+    tools_key: str | None = None,
 ) -> list[Evidence]:
-    """Every candidate of a workload that has a record, in the order of their first ones.
+    """Every candidate of a workload that has a record, in the order of their first ones; with
+    ``tools_key`` one that answers for a device of this farm with these tools.
 
     Samples are read only of candidates that were measured more than once.
     """
     known = outcomes(connection, workload_key, device_kind, cold_cache)
+    if tools_key is not None:
+        known = [outcome for outcome in known if outcome.answers(tools_key)]
+    return _evidence(connection, known)
+
+
+def doubtful(
+    connection: sa.Connection,
+    workload_key: str,
+    device_kind: str,
+    cold_cache: bool,
+    tools_key: str,
+) -> list[Evidence]:
+    """Candidates of a workload of which no record answers for a device of this farm with these
+    tools: they were measured with other tools, or by another farm."""
+    known = outcomes(connection, workload_key, device_kind, cold_cache)
+    sure = {outcome.candidate.trace_json for outcome in known if outcome.answers(tools_key)}
+    return _evidence(
+        connection, [outcome for outcome in known if outcome.candidate.trace_json not in sure]
+    )
+
+
+def _evidence(connection: sa.Connection, known: Sequence[Outcome]) -> list[Evidence]:
     times: dict[str, list[int]] = {}
     for outcome in known:
         if outcome.latency_us is not None:

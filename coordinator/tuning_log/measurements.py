@@ -45,6 +45,12 @@ class Outcome:
     latency_us: float | None
     artifact_sha256: str
     tool_versions_key: str
+    imported: bool = False
+
+    def answers(self, tools_key: str) -> bool:
+        """Whether it says what a device of this farm with these tools would measure; what never
+        was on a device (it did not build) does so with any tools."""
+        return not self.imported and self.tool_versions_key in ("", tools_key)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def outcomes(
 ) -> list[Outcome]:
     """Every record of a workload on a kind of device, oldest first."""
     m = measurements.c
-    answer = (m.id, m.status, m.latency_us, m.artifact_sha256, m.tool_versions_key)
+    answer = (m.id, m.status, m.latency_us, m.artifact_sha256, m.tool_versions_key, m.import_id)
     query = (
         sa.select(*answer, candidates.c.trace_json)
         .join(candidates, candidates.c.key == m.candidate_key)
@@ -135,6 +141,7 @@ def outcomes(
             latency_us=row.latency_us,
             artifact_sha256=row.artifact_sha256 or "",
             tool_versions_key=row.tool_versions_key or "",
+            imported=row.import_id is not None,
         )
         for row in connection.execute(query)
     ]
@@ -155,6 +162,7 @@ def measured(
         .where(
             _of_kind(device_kind, cold_cache),
             measurements.c.artifact_sha256 == artifact_sha256,
+            measurements.c.import_id.is_(None),
             measurements.c.status.not_in(_SAYS_NOTHING),
         )
         .order_by(measurements.c.id.desc())
@@ -238,6 +246,19 @@ def trials_per_task(
     )
     tried = {row.workload_key: row.trials for row in connection.execute(query)}
     return {workload_key: tried.get(workload_key, 0) for workload_key in workload_keys}
+
+
+def kinds(connection: sa.Connection) -> list[str]:
+    """Every kind of device with a record."""
+    m = measurements.c
+    found: list[str] = []
+    while True:
+        # From one to the next by the index: DISTINCT would read all of it.
+        query = sa.select(sa.func.min(m.device_kind)).where(m.device_kind > (found or [""])[-1])
+        kind = connection.execute(query).scalar_one()
+        if kind is None:
+            return found
+        found.append(kind)
 
 
 def per_device(connection: sa.Connection) -> dict[str, int]:

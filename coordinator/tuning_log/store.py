@@ -22,6 +22,7 @@ from protos.records import (
 
 from . import blobs, cost_models, devices, jobs, limits, measurements, samples
 from . import evidence as pooled
+from .best import best_k
 from .cost_models import CostModelRecord, RankingRecord
 from .database import Database
 from .evidence import Evidence
@@ -30,6 +31,7 @@ from .measurements import BestRecord, Outcome, Result
 from .samples import SampleRow
 from .upgrade import require_current, upgrade
 from .urls import normalise_url
+from .values import tool_versions_key
 
 
 class TuningLog:
@@ -181,11 +183,46 @@ class TuningLog:
             return measurements.outcomes(connection, workload_key, device_kind, cold_cache)
 
     def evidence(
-        self, workload_key: str, device_kind: str, cold_cache: bool = False
+        self,
+        workload_key: str,
+        device_kind: str,
+        cold_cache: bool = False,
+        tool_versions: Mapping[str, str] | None = None,
     ) -> list[Evidence]:
-        """What all records of each candidate of a workload say together, the untuned included."""
+        """What all records of each candidate of a workload say together, the untuned included.
+
+        With ``tool_versions`` only those count that this farm made with these tools: no others say
+        what a device would do now (``doubtful`` has them).
+        """
+        tools_key = None if tool_versions is None else tool_versions_key(tool_versions)
         with self._database.read() as connection:
-            return pooled.evidence(connection, workload_key, device_kind, cold_cache)
+            return pooled.evidence(connection, workload_key, device_kind, cold_cache, tools_key)
+
+    def doubtful(
+        self,
+        workload_key: str,
+        device_kind: str,
+        cold_cache: bool,
+        tool_versions: Mapping[str, str],
+    ) -> list[Evidence]:
+        """Candidates of a workload that were measured on this kind of device, but with other tools
+        or by another farm only."""
+        tools_key = tool_versions_key(tool_versions)
+        with self._database.read() as connection:
+            return pooled.doubtful(connection, workload_key, device_kind, cold_cache, tools_key)
+
+    def kinds(self) -> list[str]:
+        """Every kind of device that has a record, those with none to show for it included."""
+        with self._database.read() as connection:
+            return measurements.kinds(connection)
+
+    def best_k(
+        self, workload_key: str, device_kind: str, k: int, cold_cache: bool = False
+    ) -> list[BestRecord]:
+        """The ``k`` fastest candidates of a workload, best first, the untuned one of them if it
+        is."""
+        with self._database.read() as connection:
+            return best_k(connection, workload_key, device_kind, k, cold_cache)
 
     def measured(
         self,
