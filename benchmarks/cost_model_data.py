@@ -54,14 +54,14 @@ class Work:
     traces: tuple[tuple[str, str, int, float, str], ...]
 
 
-def load(source: Path, least: int) -> list[Row]:
+def load(source: Path, least: int, most_tasks: int | None = None) -> list[Row]:
     """Rows of an exported folder or of a log, of tasks with at least ``least`` candidates."""
     if source.is_dir():
         with tempfile.TemporaryDirectory(prefix="tunefarm-records-") as folder:
             url = str(Path(folder) / "log.db")
             _import(source, url)
-            return _extract(_works(url, least))
-    return _extract(_works(str(source), least))
+            return _extract(_works(url, least)[:most_tasks])
+    return _extract(_works(str(source), least)[:most_tasks])
 
 
 def _import(source: Path, url: str) -> None:

@@ -17,32 +17,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from benchmarks import model_zoo
+from benchmarks.embedded_farm import Model, embedded_farm, with_ray
 from benchmarks.process import progress
-from coordinator import ray_runtime
-from coordinator.cli.tune import _agent
 from coordinator.experiments import EVALUATOR, Experiments, Lab
-from coordinator.fleet.builders import Builders
-from coordinator.frontend.importer import import_model
 from coordinator.frontend.target import resolve_target
 from coordinator.search.evolution import Evolution
 from coordinator.search.proposer import Proposal
 from coordinator.search.traces import trace_to_json
-from coordinator.server import Coordinator, CoordinatorConfig
-from coordinator.stages import StageClock
 from coordinator.task_run import TaskRun
 from coordinator.tuning_log import normalise_url
 from device_agent.build import register_intrinsics
-from protos.records import Candidate, JobSpec, JobState, Task, sha256_hex
+from protos.records import Candidate, Task
 
 PER_TASK = 112
 BATCH = 16
@@ -112,39 +103,18 @@ def draws(task: Task, target_json: str, count: int) -> Iterator[list[Proposal]]:
 
 async def collect(url: str, models: Sequence[model_zoo.ZooModel], per_task: int) -> None:
     """Measure until every chosen task of every model has its candidates."""
-    cpus = len(os.sched_getaffinity(0))
     target = resolve_target("auto", None)
-    config = CoordinatorConfig(url, embedded=True, num_builders=cpus)
-    with ray_runtime.running(cpus):
-        async with Coordinator(config) as farm:
-            with _agent(farm.port, target, {}):
-                for model in models:
-                    await _collect_model(farm, model, target, per_task)
-
-
-async def _collect_model(
-    farm: Coordinator, model: model_zoo.ZooModel, target: str, per_task: int
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        data = model_zoo.files(model, Path(folder)).onnx.read_bytes()
-    builders: Builders = farm._builders
-    imported: Any = await builders.run(import_model, data, model.shapes, target, None)
-    tasks = choose(imported.all_tasks, TASKS_PER_MODEL)
-    spec = JobSpec(
-        model.name, sha256_hex(data), target, per_task * len(tasks), model.shapes, seed=SEED
-    )
-    job = farm.log.add_job(spec, "benchmarks.cost_model_records", embedded=True)
-    farm.log.save_job(replace(job, state=JobState.RUNNING))
-    farm.log.set_tasks(job.job_id, tasks)
-    device = await farm.fleet.device_for(target)
-    lab = Lab(
-        *(job.job_id, SEED, device, farm.log, farm.fleet, builders),
-        *(StageClock(), EVALUATOR_OF_RECORDS),
-    )
-    for task in tasks:
-        progress(f"{model.name}: {task.name} ({kind_of(task)})")
-        await _collect_task(lab, task, target, per_task)
-    farm.log.save_job(replace(job, state=JobState.DONE))
+    async with embedded_farm(url, target) as farm:
+        for chosen in models:
+            path = model_zoo.files(chosen, model_zoo.cache_folder()).onnx
+            model = Model(chosen.name, path.read_bytes(), chosen.shapes)
+            imported = await farm.imported(model)
+            tasks = tuple(choose(imported.all_tasks, TASKS_PER_MODEL))
+            lab = await farm.lab(model, tasks, per_task * len(tasks), EVALUATOR_OF_RECORDS)
+            for task in tasks:
+                progress(f"{model.name}: {task.name} ({kind_of(task)})")
+                await _collect_task(lab, task, target, per_task)
+            farm.done(lab)
 
 
 async def _collect_task(lab: Lab, task: Task, target: str, per_task: int) -> None:
@@ -170,9 +140,9 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=PER_TASK, metavar="N")
     parser.add_argument("--models", nargs="*", default=[m.name for m in model_zoo.ZOO])
     options = parser.parse_args()
-    asyncio.run(
-        collect(normalise_url(options.log), model_zoo.choose(options.models), options.per_task)
-    )
+    with with_ray():
+        url, models = normalise_url(options.log), model_zoo.choose(options.models)
+        asyncio.run(collect(url, models, options.per_task))
 
 
 if __name__ == "__main__":

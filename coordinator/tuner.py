@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 3
 """Batches under way for one device: measured, built, proposed."""
+
+MAX_FAILURE_OF_FRAGILE = 0.05
+"""What may crash or hang with a greater chance is not sent to devices that are marked fragile."""
 
 EXPERIENCED_BATCH, EXPERIENCED_TRIALS = 6, 12
 """The size of a batch, and for how many trials, where a cost model knows other tasks."""
@@ -80,11 +84,10 @@ class Tuner:
             key = run.task.workload_key
             for row in await asyncio.to_thread(log.evidence, key, *where):
                 run.note(Outcome(row.candidate, row.latency_us))
-            if run.tried() and run.best_us is not None:
-                run.best_after.append(run.best_us)
+            run.best_after += best_after(run, self._search.batch_size)
             run.doubtful = await asyncio.to_thread(log.doubtful, key, *where)
             if seeds.confirmed(run.best_tuned_us, run.doubtful):
-                run.believe()
+                self._believe(run)
             run.seeds = seeds.to_time_again(run.doubtful)
             if not run.seeds and not run.tried():
                 run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
@@ -181,7 +184,7 @@ class Tuner:
         if proposals:
             await self._take_in(run, proposals, await self.experiments.run(run, proposals))
         if seeds.confirmed(run.best_tuned_us, run.doubtful):
-            believed = run.believe()
+            believed = self._believe(run)
             self._count(believed, 0, from_log=believed)
         elif run.doubtful:
             log.info(
@@ -190,6 +193,14 @@ class Tuner:
             )
         run.doubtful = []
         self._changed()
+
+    def _believe(self, run: TaskRun) -> int:
+        """Take a task's doubtful records for tried; returns how many. To the task scheduler they
+        are batches without a gain."""
+        believed = run.believe()
+        if run.best_us is not None:
+            run.best_after += [run.best_us] * (believed // self._search.batch_size)
+        return believed
 
     async def tune(self, budget: Budget) -> Ended:
         """Run batches until the budget is spent or no task has anything left to win; says which."""
@@ -278,7 +289,9 @@ class Tuner:
     async def _open(self, run: TaskRun) -> None:
         """Begin the task's search with what the log remembers."""
         known = list(run.outcomes.values())
-        features = await self._search.open(run.task, known)
+        fragile = self._lab.fleet.registry.any_fragile(self._lab.device.kind)
+        chance = MAX_FAILURE_OF_FRAGILE if fragile else 1.0
+        features = await self._search.open(run.task, known, chance)
         await self._learning.recall(run, features)
 
     async def _take_in(
@@ -309,6 +322,19 @@ class Tuner:
             counts.failed + failed,
             counts.from_log + from_log,
         )
+
+
+def best_after(run: TaskRun, batch_size: int) -> list[float]:
+    """What the best latency was after each batch of the task's outcomes, oldest first: the history
+    that the task scheduler goes by, as it was before the coordinator was killed."""
+    best, found = run.untuned_us or math.inf, []
+    tried = run.tried()
+    for start in range(0, len(tried), batch_size):
+        batch = tried[start : start + batch_size]
+        best = min([best, *(o.latency_us for o in batch if o.latency_us is not None)])
+        if best < math.inf:
+            found.append(best)
+    return found
 
 
 def _untuned(task: Task) -> Candidate:

@@ -1,7 +1,7 @@
 """Labels: what the owner of a device says of it, in a few short words by key.
 
 They are of one device and no part of its kind: devices of a kind share their records whatever their
-labels are. Reports reckon with two of them, which are numbers.
+labels are. Reports reckon with two of them, which are numbers; one says what may be sent to it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ WATTS = "watts"
 """What the device draws while it runs a model, by its owner's word: nothing here meters it."""
 
 NUMBERS = (PRICE, WATTS)
+
+FRAGILE = "fragile"
+"""``yes``: the device is hard to bring back once it hangs, so that nothing is sent to it that may
+well make it so."""
+
+YES, NO = "yes", "no"
 
 MAX_LABELS = 16
 
@@ -54,6 +60,8 @@ def check_label(key: str, value: str) -> None:
             f"the label {key} is {_shown(value)}, which is no positive number from {LEAST:g} to "
             f"{MOST:g}; write for example 0.35"
         )
+    if key == FRAGILE and value not in (YES, NO):
+        raise BadRequest(f"the label {FRAGILE} is {_shown(value)}; write {YES} or {NO}")
     if not _fits(_VALUE, value):
         raise BadRequest(
             f"the label {key} is {_shown(value)}; write up to {MAX_CHARACTERS} letters, digits "
@@ -64,6 +72,11 @@ def check_label(key: str, value: str) -> None:
 def label_number(labels: Mapping[str, str], key: str) -> float | None:
     """The number that a label of NUMBERS is; None where there is no such label."""
     return float(labels[key]) if key in labels else None
+
+
+def is_fragile(labels: Mapping[str, str]) -> bool:
+    """Whether the device is marked as one that must not hang."""
+    return labels.get(FRAGILE) == YES
 
 
 def labels_text(labels: Mapping[str, str]) -> str:

@@ -51,6 +51,8 @@ LABELS = {"price-per-hour": "0.36", "rack": "3", "watts": "7.5"}
         ("price-per-hour", "1e-6"),
         ("watts", ".5"),
         ("watts", "15"),
+        ("fragile", "yes"),
+        ("fragile", "no"),
     ],
 )
 def test_a_label(key: str, value: str) -> None:
@@ -72,6 +74,7 @@ def test_a_label(key: str, value: str) -> None:
         ("rack", "<b>", "letters, digits and characters of"),
         ("rack", "é", "letters, digits and characters of"),
         ("rack", "v" * 64, "up to 63 letters"),
+        ("fragile", "1", "write yes or no"),
         *(
             (key, value, f"the label {key} is .* no positive number")
             for key in ("price-per-hour", "watts")

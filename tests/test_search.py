@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ from coordinator.search.proposer import (
     best_outcomes,
 )
 from coordinator.search.traces import trace_to_json, uses_threads
-from cost_model.features import CANDIDATE_WIDTH
-from cost_model.model import CostModel, Sample
+from cost_model.features import CANDIDATE_WIDTH, Features
+from cost_model.model import CostModel, Prediction, Sample
 from device_agent.build import build_kernel
 from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus, Task
 from tests.kernels import matmul, matmul_args, target_json, workload_json
@@ -35,8 +37,8 @@ def _task(flops: float = LARGE_FLOPS) -> Task:
     return Task("matmul", "k" * 32, workload_json(matmul()), 1, matmul_args(), 1, flops)
 
 
-def _proposer(flops: float = LARGE_FLOPS, seed: int = 0) -> Proposer:
-    return Proposer(_task(flops), TARGET, seed, SMALL)
+def _proposer(flops: float = LARGE_FLOPS, seed: int = 0, max_failure: float = 1.0) -> Proposer:
+    return Proposer(_task(flops), TARGET, seed, replace(SMALL, max_failure=max_failure))
 
 
 def test_batches_may_be_proposed_ahead_and_stay_distinct() -> None:
@@ -92,6 +94,66 @@ def test_scores_come_from_the_model_in_use() -> None:
         assert proposal.score == pytest.approx(
             float(model.predict(proposal.features[None]).score[0])
         )
+
+
+class FailingModel:
+    """Every second program that it sees is likely to fail, and scores best; a stand-in for a model
+    that has seen a device hang."""
+
+    def __init__(self) -> None:
+        self.likely: dict[bytes, bool] = {}
+
+    def predict(self, features: Features) -> Prediction:
+        for row in features:
+            self.likely.setdefault(row.tobytes(), len(self.likely) % 2 == 0)
+        likely = np.array([self.likely[row.tobytes()] for row in features], dtype=float)
+        return Prediction(0.5 + likely / 2, np.zeros(len(features)), 0.9 * likely)
+
+
+def test_what_may_make_a_fragile_device_hang_is_not_proposed() -> None:
+    for max_failure, wanted in ((0.05, False), (1.0, True)):
+        proposer, model = _proposer(max_failure=max_failure), FailingModel()
+        proposer.use_model(cast(Any, model))
+        proposals = [p for _ in range(3) for p in proposer.propose()]
+        assert len(proposals) > 16
+        assert any(model.likely[p.features.tobytes()] for p in proposals) is wanted
+
+
+def test_an_uncertain_program_may_be_worth_more_than_a_good_one() -> None:
+    """The batch is chosen by the expected gain over the best that was measured, not by score."""
+
+    class UnsureModel:
+        """Knows every program to be as good as the best, but for one it knows nothing of."""
+
+        def __init__(self) -> None:
+            self.unsure = b""
+
+        def predict(self, features: Features) -> Prediction:
+            unsure = np.array([row.tobytes() == self.unsure for row in features], dtype=float)
+            score = np.full(len(features), 0.9) - 0.05 * unsure
+            return Prediction(score, 0.3 * unsure, np.zeros(len(features)))
+
+    proposer, model = _proposer(), UnsureModel()
+    first = proposer.propose()
+    proposer.observe([Outcome(p.candidate, 10.0) for p in first])
+    proposer.use_model(cast(Any, model))
+    proposer._explore(8)
+    model.unsure = proposer._pool[-1].features.tobytes()
+    ranked = proposer._ranked(proposer._pool)
+    assert ranked[0].features.tobytes() == model.unsure
+
+
+def test_a_batch_is_as_large_as_is_asked_for_and_seeds_come_first() -> None:
+    proposer = _proposer()
+    assert len(proposer.propose(5)) == 5
+    other = _proposer()
+    (fast,) = proposer.propose(1)
+    alien = Candidate("k" * 32, '[[["GetSBlock",[],["no such block","main"],["b0"]]],[]]')
+    (seeded,) = other.seed([alien, fast.candidate])
+    assert seeded.candidate == fast.candidate
+    np.testing.assert_allclose(seeded.features, fast.features, rtol=1e-5)
+    other.observe([Outcome(seeded.candidate, 1.0)])
+    assert other._measured[0][0] == 1.0
 
 
 def test_small_kernels_are_also_tried_without_threads() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from coordinator.budget import Budget
 from coordinator.experiments import EVALUATOR, Lab
+from coordinator.fleet.fleet import Fleet
 from coordinator.search import seeds
 from coordinator.search.proposer import Outcome, Proposal
 from coordinator.stages import StageClock
@@ -136,7 +137,7 @@ def tuned(
     untuned = Candidate("w", UNTUNED_TRACE)
     log.record(job.job_id, DEVICE.kind, untuned, _ok(untuned, 1000.0, "untuned"))
     lab = Lab(
-        *(job.job_id, 0, DEVICE, log, cast(Any, None), cast(Any, None), StageClock(), EVALUATOR)
+        *(job.job_id, 0, DEVICE, log, Fleet(log), cast(Any, None), StageClock(), EVALUATOR)
     )
     tuner = Tuner(lab, [TASK], cast(Any, FakeSearch()), cast(Any, FakeLearning()), lambda: None)
     device = FakeExperiments(now_us)

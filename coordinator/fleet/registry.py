@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.fleet.set_aside import Standing, after_lease
 from protos.errors import Conflict
+from protos.labels import is_fragile
 from protos.records import Device, DeviceState, DeviceStatus, Lease
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,13 @@ class Registry:
     def present(self, kind: str) -> int:
         """How many devices of this kind are connected."""
         return sum(session.device.kind == kind for session in self.sessions.values())
+
+    def any_fragile(self, kind: str) -> bool:
+        """Whether a connected device of this kind is marked as one that must not hang."""
+        return any(
+            session.device.kind == kind and is_fragile(session.device.labels)
+            for session in self.sessions.values()
+        )
 
     async def wait_for_change(self) -> None:
         """Return when somebody has joined or left."""

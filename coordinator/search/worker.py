@@ -8,6 +8,7 @@ and two to three seconds of CPU to start, which a model of fifty tasks can't pay
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coordinator.ray_runtime import Actor
 from coordinator.search.proposer import (
@@ -39,10 +40,16 @@ class SearchWorker:
         self._proposers: dict[str, Proposer] = {}
         self._model: CostModel | None = None
 
-    def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
-        """Begin the search of a task with what the log knows; returns that knowledge's features."""
+    def open(
+        self, task: Task, remembered: Sequence[Outcome], max_failure: float = 1.0
+    ) -> dict[str, Features]:
+        """Begin the search of a task with what the log knows; returns that knowledge's features.
+
+        Nothing is proposed that fails with a greater chance than ``max_failure``.
+        """
         with host_lock.working():
-            proposer = Proposer(task, self._target_json, self._seed, self._config)
+            config = replace(self._config, max_failure=max_failure)
+            proposer = Proposer(task, self._target_json, self._seed, config)
             proposer.use_model(self._model)
             self._proposers[task.workload_key] = proposer
             return proposer.recall(best_outcomes(remembered, RECALLED))
@@ -84,11 +91,13 @@ class SearchPool:
         for actor in self._actors:
             actor.start()
 
-    async def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
+    async def open(
+        self, task: Task, remembered: Sequence[Outcome], max_failure: float = 1.0
+    ) -> dict[str, Features]:
         """See SearchWorker.open."""
         actor = self._actors[len(self._of_task) % len(self._actors)]
         self._of_task[task.workload_key] = actor
-        features: dict[str, Features] = await actor.call("open", task, remembered)
+        features: dict[str, Features] = await actor.call("open", task, remembered, max_failure)
         return features
 
     async def propose(self, workload_key: str, count: int | None = None) -> list[Proposal]:
