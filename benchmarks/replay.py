@@ -56,7 +56,7 @@ from coordinator.task_run import TaskRun
 from coordinator.training.trainer import Trainer
 from coordinator.tuner import Tuner
 from coordinator.tuning_log import TuningLog
-from cost_model.features import Features
+from cost_model.features import CANDIDATE_WIDTH, Features
 from device_agent.build import BuildOutcome, build_kernel
 from protos import farm_pb2_grpc
 from protos.records import (
@@ -136,15 +136,19 @@ class NumberedSearch(SearchPool):
         super().__init__(0, target, 0, SearchConfig())
         self._numbers = itertools.count()
 
-    async def open(self, task: Task, remembered: Sequence[Outcome]) -> dict[str, Features]:
+    async def open(
+        self, task: Task, remembered: Sequence[Outcome], max_failure: float = 1.0
+    ) -> dict[str, Features]:
         """Nothing is remembered."""
         return {}
 
-    async def propose(self, workload_key: str) -> list[Proposal]:
+    async def propose(self, workload_key: str, count: int | None = None) -> list[Proposal]:
         """The next numbers."""
-        numbers = itertools.islice(self._numbers, self.batch_size)
+        numbers = itertools.islice(self._numbers, count or self.batch_size)
         return [
-            Proposal(Candidate(workload_key, f"[{number}]"), np.zeros(516, np.float32), None)
+            Proposal(
+                Candidate(workload_key, f"[{number}]"), np.zeros(CANDIDATE_WIDTH, np.float32), None
+            )
             for number in numbers
         ]
 

@@ -1,7 +1,8 @@
 """What a job learns from its measurements: the cost model's training, and how well it ranks.
 
 Models are trained on the tuning log: what other jobs measure on the same kind of device meanwhile,
-or measured long ago, counts as much as what this one does.
+or measured long ago, counts as much as what this one does. On the newest of it again and again; on
+all of a log too large for one process once, and when it has grown (``training/distributed.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from coordinator.experiments import Lab
 from coordinator.search.proposer import Proposal
 from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
-from coordinator.training.trainer import MAX_SAMPLES, Trainer
+from coordinator.training import distributed
+from coordinator.training.distributed import DISTRIBUTED_ABOVE, AllRows
+from coordinator.training.trainer import MAX_SAMPLES, Trainer, Training
 from coordinator.tuning_log.samples import SampleRow
+from coordinator.tuning_log.training_rows import ALL_ROWS_SCORE, Scope, extent, trained_on
 from cost_model import ranking
 from cost_model.features import VERSION, Features, pack, unpack
 from cost_model.model import Sample
+from protos.errors import FarmError
 from protos.records import Measurement, RankingQuality
 
 log = logging.getLogger(__name__)
@@ -54,10 +59,21 @@ def samples_of(rows: Sequence[SampleRow]) -> list[Sample]:
 class Learning:
     """Feeds the trainer and hands its models to the search. Lives on the event loop."""
 
-    def __init__(self, lab: Lab, search: SearchPool, trainer: Trainer) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        search: SearchPool,
+        trainer: Trainer,
+        distributed_above: int = DISTRIBUTED_ABOVE,
+    ) -> None:
         self._lab = lab
         self._search = search
         self._trainer = trainer
+        self._distributed_above = distributed_above
+        self._rows = 0
+        self._all_rows = 0
+        self._on_all: asyncio.Task[None] | None = None
+        self._promoting = asyncio.Lock()
         self._new = 0
         self._last_row = 0
         self._retrain_at = 0.0
@@ -84,6 +100,12 @@ class Learning:
         if rows:
             self._last_row = rows[-1].measurement_id
             await self._trainer.remember(await asyncio.to_thread(samples_of, rows))
+        await self._adopt_model()
+        self._rows = len(rows)
+        if self._rows == MAX_SAMPLES or self._rows > self._distributed_above:
+            self._on_all = asyncio.create_task(self._train_on_all())
+
+    async def _adopt_model(self) -> None:
         stored = await asyncio.to_thread(
             self._lab.tuning_log.latest_cost_model, self._lab.learning_kind
         )
@@ -138,10 +160,11 @@ class Learning:
             await training
 
     async def stop(self) -> None:
-        """Drop the retraining under way."""
-        if self._training is not None:
-            self._training.cancel()
-            await asyncio.gather(self._training, return_exceptions=True)
+        """Drop the trainings under way."""
+        under_way = [task for task in (self._training, self._on_all) if task is not None]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _judge(
         self, run: TaskRun, proposals: Sequence[Proposal], measurements: Sequence[Measurement]
@@ -171,21 +194,58 @@ class Learning:
 
     async def _retrain(self) -> None:
         self._new = 0
-        training = await self._trainer.train(await self._read())
-        if training is None:
-            return
-        self._retrain_at = time.monotonic() + training.train_s / RETRAIN_SHARE
-        self._lab.clock.add("train", training.train_s)
+        new = await self._read()
+        async with self._promoting:
+            training = await self._trainer.train(new)
+            if training is not None:
+                self._retrain_at = time.monotonic() + training.train_s / RETRAIN_SHARE
+                self._lab.clock.add("train", training.train_s)
+                await self._keep_model(training, training.scores)
+        idle = self._on_all is None or self._on_all.done()
+        if idle and distributed.due(self._rows, self._all_rows, self._distributed_above):
+            self._on_all = asyncio.create_task(self._train_on_all())
+
+    async def _keep_model(self, training: Training, scores: Mapping[str, float]) -> None:
+        """Log a model, or that it was refused; one that was promoted is used from now on."""
         version = await asyncio.to_thread(
             self._lab.tuning_log.add_cost_model,
             self._lab.learning_kind,
             training.text,
             training.samples,
-            training.scores,
+            scores,
         )
         if training.text is not None:
             self._version = version
             await self._search.use_model(training.text)
+
+    async def _train_on_all(self) -> None:
+        """Train on all of the log, if that is due. What goes wrong is logged and no more: the job
+        goes on with the model that it has."""
+        try:
+            rows = await asyncio.to_thread(self._extent)
+            self._rows = rows.rows
+            if not distributed.due(self._rows, self._all_rows, self._distributed_above):
+                return
+            self._all_rows = rows.rows  # whatever comes of it: not again at once
+            fitted = await self._trainer.fit_all(rows)
+            if fitted is None:
+                return
+            async with self._promoting:
+                training = await self._trainer.consider(fitted)
+                scores = {**training.scores, ALL_ROWS_SCORE: float(rows.rows)}
+                await self._keep_model(training, scores)
+        except FarmError as error:
+            log.warning("job %s: %s", self._lab.job_id, error)
+
+    def _extent(self) -> AllRows:
+        """What the log has now, and (``_all_rows``) had when a model was trained on all of it."""
+        tuning_log, kind = self._lab.tuning_log, self._lab.device.kind
+        cold = self._lab.evaluator.cold_cache
+        with tuning_log.reading() as connection:
+            self._all_rows = max(self._all_rows, trained_on(connection, self._lab.learning_kind))
+            found = extent(connection, kind, cold, VERSION)
+        scope = Scope(kind, cold, VERSION, found.last)
+        return AllRows(tuning_log.url, scope, found.first, found.rows)
 
     async def _read(self) -> list[Sample]:
         """What the log has got since the last time, from all jobs."""
@@ -197,6 +257,7 @@ class Learning:
                 *(kind, cold, VERSION, self._last_row, ROWS_AT_ONCE),
             )
             found += await asyncio.to_thread(samples_of, rows)
+            self._rows += len(rows)
             if rows:
                 self._last_row = rows[-1].measurement_id
             if len(rows) < ROWS_AT_ONCE:

@@ -296,11 +296,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(log: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def serve(log: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`tunefarm serve`, ready; stopped at the end unless the test has killed it."""
     address = f"127.0.0.1:{port}"
     process = subprocess.Popen(
-        [*TUNEFARM, "serve", "--listen", address, "--log", str(log)],
+        [*TUNEFARM, "serve", "--listen", address, "--log", str(log), *options],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -1,4 +1,5 @@
-"""Retrains the cost model as measurements stream in, on a Ray actor.
+"""Retrains the cost model as measurements stream in, on a Ray actor; on all of a large log, beside
+it (``distributed.py``).
 
 A new model is promoted only if it orders the newest measurements, which neither it nor the one in
 use has seen, at least as well.
@@ -6,6 +7,7 @@ use has seen, at least as well.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import defaultdict
@@ -15,9 +17,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coordinator.ray_runtime import Actor
+from coordinator.training.distributed import AllRows, Distributed
+from coordinator.training.on_ray import Fitted
 from cost_model.model import MIN_SAMPLES, CostModel, Sample
 from cost_model.ranking import pairwise_accuracy
 from protos import host_lock
+from protos.errors import FarmError
+
+log = logging.getLogger(__name__)
 
 HELD_OUT = 16
 """The newest candidates, kept from training to judge by."""
@@ -58,6 +65,7 @@ class TrainerWorker:
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
         self._samples: dict[str, Sample] = {}  # by candidate key, the first measured first
+        self._reserved: dict[str, Sample] = {}
         self._random = random.Random(0)
         self._model: CostModel | None = None
 
@@ -79,22 +87,51 @@ class TrainerWorker:
         """Take in samples, retrain, promote; None while there are too few to learn from."""
         self.remember(new)
         known = list(self._samples.values())
-        if len(known) < MIN_SAMPLES + HELD_OUT:
+        held_out = known[-HELD_OUT:]
+        seen = [s for s in known[:-HELD_OUT] if s.candidate_key not in self._reserved]
+        if len(seen) < MIN_SAMPLES:
             return None
         with host_lock.working():
             started = time.monotonic()
-            held_out, seen = known[-HELD_OUT:], known[:-HELD_OUT]
             older = seen[:-NEWEST]
             chosen = self._random.sample(older, min(OLDER, len(older))) + seen[-NEWEST:]
             model = CostModel.train(chosen, self._num_threads)
             after = accuracy(model, held_out)
             before = None if self._model is None else accuracy(self._model, held_out)
+        return self._choose(model, len(known), after, before, time.monotonic() - started)
+
+    def reserve(self) -> tuple[str, ...]:
+        """Keep the newest candidates from every training until ``consider`` or ``release``; their
+        keys. The model in use has not seen them either."""
+        self._reserved = dict(list(self._samples.items())[-HELD_OUT:])
+        return tuple(self._reserved)
+
+    def release(self) -> None:
+        """What was reserved is a sample like any other again."""
+        self._reserved = {}
+
+    def consider(self, fitted: Fitted) -> Training:
+        """Promote a model that was trained elsewhere, without what is reserved, if it orders that
+        at least as well as the one in use."""
+        model, held_out = CostModel(fitted.text), list(self._reserved.values())
+        self.release()
+        with host_lock.working():
+            after = accuracy(model, held_out)
+            before = None if self._model is None else accuracy(self._model, held_out)
+        return self._choose(model, fitted.samples, after, before, fitted.train_s)
+
+    def _choose(
+        self,
+        model: CostModel,
+        samples: int,
+        after: float | None,
+        before: float | None,
+        train_s: float,
+    ) -> Training:
         promoted = before is None or after is None or after >= before
         if promoted:
             self._model = model
-        seconds = time.monotonic() - started
-        text = model.text if promoted else None
-        return Training(text, len(known), after, before, seconds)
+        return Training(model.text if promoted else None, samples, after, before, train_s)
 
 
 def _both(known: Sample, new: Sample) -> Sample:
@@ -124,9 +161,12 @@ class Trainer:
 
     def __init__(self, num_threads: int) -> None:
         self._actor = Actor(lambda: TrainerWorker(num_threads), "trainer")
+        self._distributed = Distributed()
+        self._stopped = False
 
     def start(self) -> None:
         """Start the actor's process."""
+        self._stopped = False
         self._actor.start()
 
     async def adopt(self, text: str) -> None:
@@ -142,6 +182,33 @@ class Trainer:
         result: Training | None = await self._actor.call("train", new)
         return result
 
+    async def fit_all(self, rows: AllRows) -> Fitted | None:
+        """Train on all of the log but for what the actor reserves; None if that was stopped.
+
+        Raises BadRequest or TrainingLost; the model in use stays then.
+        """
+        if self._stopped:
+            return None
+        reserved = await self._actor.call("reserve")
+        try:
+            fitted = await self._distributed.train(rows.without(reserved))
+        except FarmError:
+            await self._actor.call("release")
+            raise
+        if fitted is not None:
+            log.info(
+                "a cost model of %d candidates took %.0f s, and %d MiB of a worker's memory",
+                *(fitted.samples, fitted.train_s, fitted.worker_bytes >> 20),
+            )
+        return fitted
+
+    async def consider(self, fitted: Fitted) -> Training:
+        """See TrainerWorker.consider."""
+        result: Training = await self._actor.call("consider", fitted)
+        return result
+
     def stop(self) -> None:
-        """Kill the actor."""
+        """Kill the actor, and the training on all of the log."""
+        self._stopped = True
+        self._distributed.stop()
         self._actor.stop()

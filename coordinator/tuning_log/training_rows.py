@@ -6,6 +6,7 @@ its least latency counts, and a failure outweighs any.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from .samples import _TEACHES, SampleRow
-from .schema import candidate_features, measurements
+from .schema import candidate_features, cost_models, measurements
+
+ALL_ROWS_SCORE = "all_rows"
+"""Among the scores of a cost model that was trained on all of the log: how much that was."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,17 @@ def extent(connection: sa.Connection, device_kind: str, cold_cache: bool, versio
     )
     rows, first, last = connection.execute(query).one()
     return Extent(rows, first or 0, last or 0)
+
+
+def trained_on(connection: sa.Connection, learning_kind: str) -> int:
+    """How many measurements there were when a cost model was last trained on all of them, promoted
+    or not; 0 for never. The models themselves stay where they are."""
+    c = cost_models.c
+    query = sa.select(c.scores_json).where(
+        c.device_kind == learning_kind, c.scores_json.contains(f'"{ALL_ROWS_SCORE}"')
+    )
+    scores = connection.execute(query.order_by(c.version.desc()).limit(1)).scalar()
+    return 0 if scores is None else int(json.loads(scores)[ALL_ROWS_SCORE])
 
 
 def workloads(connection: sa.Connection, scope: Scope) -> list[str]:
