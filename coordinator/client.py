@@ -8,7 +8,15 @@ import grpc
 
 from coordinator.job_measurements import joined
 from protos import convert, farm_pb2, farm_pb2_grpc, rpc
-from protos.records import CHUNK_BYTES, DeviceStatus, Job, JobMeasurements, JobSpec
+from protos.records import (
+    CHUNK_BYTES,
+    DeviceStatus,
+    Job,
+    JobMeasurements,
+    JobSpec,
+    Prediction,
+    PredictionSpec,
+)
 
 DEADLINE_S = 30.0
 TRANSFER_DEADLINE_S = 3600.0
@@ -34,8 +42,7 @@ class FarmClient:
 
         def requests() -> Iterator[farm_pb2.SubmitJobRequest]:
             yield farm_pb2.SubmitJobRequest(spec=convert.to_message(spec))
-            for start in range(0, len(model), CHUNK_BYTES):
-                chunk = model[start : start + CHUNK_BYTES]
+            for chunk in _chunks(model):
                 yield farm_pb2.SubmitJobRequest(model_chunk=chunk)
 
         with rpc.client_errors("submitting the job", self.address):
@@ -87,3 +94,19 @@ class FarmClient:
             request = farm_pb2.JobRequest(job_id=job_id)
             received = self._farm.FetchMeasurements(request, timeout=TRANSFER_DEADLINE_S)
             return joined(convert.from_message(piece, JobMeasurements) for piece in received)
+
+    def predict(self, spec: PredictionSpec, model: bytes) -> Prediction:
+        """How long a model (the bytes of an ONNX file) would take once tuned, without a device."""
+
+        def requests() -> Iterator[farm_pb2.PredictModelRequest]:
+            yield farm_pb2.PredictModelRequest(spec=convert.to_message(spec))
+            for chunk in _chunks(model):
+                yield farm_pb2.PredictModelRequest(model_chunk=chunk)
+
+        with rpc.client_errors("predicting the latency", self.address):
+            prediction = self._farm.PredictModel(requests(), timeout=TRANSFER_DEADLINE_S)
+            return convert.from_message(prediction, Prediction)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))

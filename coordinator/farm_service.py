@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.fleet.fleet import Fleet
 from coordinator.job_measurements import measurements_of, pieces
 from coordinator.jobs import Jobs
+from coordinator.prediction.service import Predictions
 from coordinator.tuning_log import TuningLog
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
-from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, Job, JobSpec
+from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, Job, JobSpec, PredictionSpec
 from protos.rpc import aborts, stream_aborts
 
 MAX_JOBS_LISTED = 1000
+
+Spec = TypeVar("Spec", JobSpec, PredictionSpec)
 
 
 class FarmService(farm_pb2_grpc.FarmServicer):
@@ -25,6 +28,7 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self._jobs = jobs
         self._fleet = fleet
         self._log = tuning_log
+        self._predictions = Predictions(tuning_log)
 
     @aborts
     async def SubmitJob(  # noqa: N802 (the RPC's name)
@@ -89,32 +93,50 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         for piece in pieces(measured):
             yield await asyncio.to_thread(convert.to_message, piece)
 
+    @aborts
+    async def PredictModel(  # noqa: N802
+        self, requests: AsyncIterator[farm_pb2.PredictModelRequest], context: Any
+    ) -> farm_pb2.Prediction:
+        """How long a model would take once tuned."""
+        spec, model = await _read_model(requests, PredictionSpec, "prediction")
+        found = await asyncio.to_thread(self._predictions.predict, model, spec)
+        message: farm_pb2.Prediction = convert.to_message(found)
+        return message
+
 
 def _message(job: Job) -> farm_pb2.Job:
     message: farm_pb2.Job = convert.to_message(job)
     return message
 
 
-async def _read_submission(
-    requests: AsyncIterator[farm_pb2.SubmitJobRequest],
-) -> tuple[JobSpec, bytes]:
-    spec: JobSpec | None = None
+async def _read_model(
+    requests: AsyncIterator[Any], spec_type: type[Spec], what: str
+) -> tuple[Spec, bytes]:
+    """The spec of this type that comes first, and the model behind it; raises BadRequest."""
+    spec: Spec | None = None
     model = bytearray()
     async for request in requests:
         if request.WhichOneof("request") == "spec":
             if spec is not None or model:
-                raise BadRequest("the job's spec must come once, before the model")
-            spec = convert.from_message(request.spec, JobSpec)
+                raise BadRequest(f"the {what}'s spec must come once, before the model")
+            spec = convert.from_message(request.spec, spec_type)
             continue
         if spec is None:
-            raise BadRequest("the job's spec must come before the model")
+            raise BadRequest(f"the {what}'s spec must come before the model")
         model += request.model_chunk
         if len(model) > MAX_MODEL_BYTES:
             raise BadRequest(f"the model is larger than {MAX_MODEL_BYTES >> 30} GiB")
     if spec is None or not model:
-        raise BadRequest("a submission needs a spec and a model")
+        raise BadRequest(f"a {what} needs a spec and a model")
+    return spec, bytes(model)
+
+
+async def _read_submission(
+    requests: AsyncIterator[farm_pb2.SubmitJobRequest],
+) -> tuple[JobSpec, bytes]:
+    spec, model = await _read_model(requests, JobSpec, "job")
     if spec.trials < 0 or (spec.time_limit_s is not None and spec.time_limit_s < 0):
         raise BadRequest("the budget (trials, time limit) can't be negative")
     if spec.seed < 0:
         raise BadRequest("the seed can't be negative")
-    return spec, bytes(model)
+    return spec, model

@@ -38,6 +38,12 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_FAILED: _ClassVar[JobState]
     JOB_STATE_CANCELLED: _ClassVar[JobState]
     JOB_STATE_INTERRUPTED: _ClassVar[JobState]
+
+class PredictionSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PREDICTION_SOURCE_UNSPECIFIED: _ClassVar[PredictionSource]
+    PREDICTION_SOURCE_MEASURED: _ClassVar[PredictionSource]
+    PREDICTION_SOURCE_PREDICTED: _ClassVar[PredictionSource]
 DEVICE_STATE_UNSPECIFIED: DeviceState
 DEVICE_STATE_IDLE: DeviceState
 DEVICE_STATE_BUSY: DeviceState
@@ -61,6 +67,9 @@ JOB_STATE_DONE: JobState
 JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 JOB_STATE_INTERRUPTED: JobState
+PREDICTION_SOURCE_UNSPECIFIED: PredictionSource
+PREDICTION_SOURCE_MEASURED: PredictionSource
+PREDICTION_SOURCE_PREDICTED: PredictionSource
 
 class Chunk(_message.Message):
     __slots__ = ("data",)
@@ -796,3 +805,62 @@ class ListDevicesResponse(_message.Message):
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     def __init__(self, devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+
+class PredictionSpec(_message.Message):
+    __slots__ = ("device", "shapes")
+    class ShapesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Shape
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Shape, _Mapping]] = ...) -> None: ...
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    shapes: _containers.MessageMap[str, Shape]
+    def __init__(self, device: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ...) -> None: ...
+
+class PredictedOperator(_message.Message):
+    __slots__ = ("name", "kind", "latency_us", "known")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_US_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    latency_us: float
+    known: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., latency_us: _Optional[float] = ..., known: _Optional[bool] = ...) -> None: ...
+
+class Prediction(_message.Message):
+    __slots__ = ("latency_ms", "low_ms", "high_ms", "coverage", "source", "device_kind", "job_id", "operators", "learnt_operators", "learnt_models")
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    LOW_MS_FIELD_NUMBER: _ClassVar[int]
+    HIGH_MS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    LEARNT_OPERATORS_FIELD_NUMBER: _ClassVar[int]
+    LEARNT_MODELS_FIELD_NUMBER: _ClassVar[int]
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    coverage: float
+    source: PredictionSource
+    device_kind: str
+    job_id: str
+    operators: _containers.RepeatedCompositeFieldContainer[PredictedOperator]
+    learnt_operators: int
+    learnt_models: int
+    def __init__(self, latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., coverage: _Optional[float] = ..., source: _Optional[_Union[PredictionSource, str]] = ..., device_kind: _Optional[str] = ..., job_id: _Optional[str] = ..., operators: _Optional[_Iterable[_Union[PredictedOperator, _Mapping]]] = ..., learnt_operators: _Optional[int] = ..., learnt_models: _Optional[int] = ...) -> None: ...
+
+class PredictModelRequest(_message.Message):
+    __slots__ = ("spec", "model_chunk")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    MODEL_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    spec: PredictionSpec
+    model_chunk: bytes
+    def __init__(self, spec: _Optional[_Union[PredictionSpec, _Mapping]] = ..., model_chunk: _Optional[bytes] = ...) -> None: ...

@@ -195,6 +195,11 @@ class FarmStub:
                 request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
                 response_deserializer=protos_dot_farm__pb2.JobMeasurements.FromString,
                 _registered_method=True)
+        self.PredictModel = channel.stream_unary(
+                '/tunefarm.v1.Farm/PredictModel',
+                request_serializer=protos_dot_farm__pb2.PredictModelRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Prediction.FromString,
+                _registered_method=True)
 
 
 class FarmServicer:
@@ -254,6 +259,14 @@ class FarmServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictModel(self, request_iterator, context):
+        """How long a model would take once tuned, without a device. The first message is the spec, the
+        following ones are the model's bytes in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FarmServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -296,6 +309,11 @@ def add_FarmServicer_to_server(servicer, server):
                     servicer.FetchMeasurements,
                     request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
                     response_serializer=protos_dot_farm__pb2.JobMeasurements.SerializeToString,
+            ),
+            'PredictModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.PredictModel,
+                    request_deserializer=protos_dot_farm__pb2.PredictModelRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Prediction.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -515,6 +533,33 @@ class Farm:
             '/tunefarm.v1.Farm/FetchMeasurements',
             protos_dot_farm__pb2.JobRequest.SerializeToString,
             protos_dot_farm__pb2.JobMeasurements.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tunefarm.v1.Farm/PredictModel',
+            protos_dot_farm__pb2.PredictModelRequest.SerializeToString,
+            protos_dot_farm__pb2.Prediction.FromString,
             options,
             channel_credentials,
             insecure,

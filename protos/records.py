@@ -719,6 +719,64 @@ class JobMeasurements:
     limits: DeviceLimits | None = None
 
 
+# ------------------------------------------------------------------------------- predictions
+
+
+@dataclass(frozen=True)
+class PredictionSpec:
+    """What a latency is asked for: a device's name or the first digits of its kind (empty: the only
+    kind there is), and shapes for open inputs."""
+
+    device: str = ""
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+
+class PredictionSource(enum.IntEnum):
+    """Where a latency comes from: a finished job of this very model, or its operators."""
+
+    MEASURED = 1
+    PREDICTED = 2
+
+
+@dataclass(frozen=True)
+class PredictedOperator:
+    """A fused operator of a model; ``known`` if one of its shape was timed on such a device."""
+
+    name: str
+    kind: str
+    latency_us: float
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The latency of the package that the farm would make of a model.
+
+    It lies from ``low_ms`` to ``high_ms`` with the probability ``coverage``. ``job_id`` is the job
+    that measured it, empty if it is predicted; ``operators`` are in the order in which they run,
+    and empty if it was measured. It was learnt from so many timed operators and finished models.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    coverage: float
+    source: PredictionSource
+    device_kind: str
+    job_id: str = ""
+    operators: tuple[PredictedOperator, ...] = ()
+    learnt_operators: int = 0
+    learnt_models: int = 0
+
+    @property
+    def known_operators(self) -> int:
+        """How many of its operators were timed before."""
+        return sum(operator.known for operator in self.operators)
+
+
+# ------------------------------------------------------------------------------- at home
+
+
 @dataclass(frozen=True)
 class Task:
     """A unique fused operator: its workload (text), how often the model runs it, its parameters.

@@ -34,6 +34,7 @@ ENVELOPES = {
     "ListJobsResponse",
     "ListDevicesRequest",
     "ListDevicesResponse",
+    "PredictModelRequest",
 }
 """Messages of the RPCs themselves, which no record stands for."""
 
@@ -159,6 +160,10 @@ PAST = records.HistoryRecord(
     *(1.7e9, "w", "c1", records.MeasurementStatus.CRASHED, 12.5, 0.25, "bench-1", True, True)
 )
 HISTORY = records.History((PAST, PAST), {"w": 12.5}, "kind")
+PREDICTED = records.PredictedOperator("Conv (node 'c')", "dense", 12.5, True)
+PREDICTION = records.Prediction(
+    *(2.0, 1.5, 2.5, 0.9, records.PredictionSource.PREDICTED, "kind", "j1", (PREDICTED,), 309, 8)
+)
 BARE_MEASUREMENT = records.Measurement("", "", records.MeasurementStatus.OK)
 JOB = records.Job(
     job_id="j1",
@@ -225,6 +230,9 @@ FULL: list[Any] = [
     HISTORY,
     LIMITS,
     records.JobMeasurements(HISTORY, LIMITS),
+    records.PredictionSpec("bench-1", {"x": records.Shape((1, 3, 48, 192))}),
+    PREDICTED,
+    PREDICTION,
 ]
 
 MINIMAL: list[Any] = [
@@ -266,6 +274,9 @@ MINIMAL: list[Any] = [
     records.History(),
     records.DeviceLimits("", 0.0, 0.0, 0.0),
     records.JobMeasurements(records.History()),
+    records.PredictionSpec(),
+    records.PredictedOperator("", "", 0.0),
+    records.Prediction(0.0, 0.0, 0.0, 0.0, records.PredictionSource.MEASURED, ""),
 ]
 
 

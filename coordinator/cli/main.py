@@ -12,7 +12,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from coordinator.cli import agent, devices, jobs, report, serve, submit, tune, tuning_log
+from coordinator.cli import (
+    agent,
+    devices,
+    jobs,
+    measure,
+    predict,
+    report,
+    serve,
+    submit,
+    tune,
+    tuning_log,
+)
 from protos.errors import BadRequest, Conflict, FarmError, NotFound
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
@@ -25,6 +36,10 @@ a farm: a coordinator, an agent on every device, and clients
   tunefarm serve
   tunefarm agent --coordinator 127.0.0.1:7411
   tunefarm submit model.onnx --watch
+
+how fast would it be? without a device, then on it
+  tunefarm predict model.onnx --device pi-rack3-07
+  tunefarm measure model.onnx --device pi-rack3-07
 
 Run `tunefarm COMMAND --help` for each command's options and examples.
 """
@@ -44,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log what happens; twice for more"
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (tune, serve, agent, submit, jobs, report, devices, tuning_log):
+    for group in (tune, serve, agent, submit, jobs, report, predict, measure, devices, tuning_log):
         group.add_parser(commands)
     return root
 

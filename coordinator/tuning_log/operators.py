@@ -76,9 +76,9 @@ def finished_jobs(connection: sa.Connection, device: Device) -> list[Job]:
     j, m = jobs.c, measurements.c
     same_target = {d.kind for d in known_devices(connection) if d.target_json == device.target_json}
     measured = sa.select(m.id).where(m.job_id == j.job_id)
-    here = sa.exists(measured.where(m.device_kind == device.kind))
+    here: sa.ColumnElement[bool] = sa.exists(measured.where(m.device_kind == device.kind))
     if same_target <= {device.kind}:
-        here = here | ~sa.exists(measured)
+        here = sa.or_(here, ~sa.exists(measured))
     query = (
         sa.select(j.job_id)
         .where(

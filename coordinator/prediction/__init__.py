@@ -1,0 +1,1 @@
+"""How long a model would take on a kind of device, without the device (docs/prediction.md)."""
