@@ -1,13 +1,17 @@
 """Makes the records of ``benchmarks.cost_model``: operators of many kinds, programs at random.
 
     python -m benchmarks.cost_model_records --log records.db
-    tunefarm log export benchmarks/records/NAME --format parquet --log records.db
+    python -m benchmarks.cost_model_records --log records.db --per-task 160 --timeout 0.02 \
+        --models resnet18 squeezenet vit_tiny
+    tunefarm log export benchmarks/records --log records.db
 
 What a search measures is what its cost model likes; how well a model ranks *any* program of the
 space is seen on programs drawn at random, as in TenSet (Zheng et al., NeurIPS 2021): half of them
 with a register tile of ours, half from MetaSchedule's own space. They go the way of every
 candidate: built by the coordinator's builders, compared and timed by a device agent, recorded in
-the tuning log. More samples of each are taken than in a search, whose ties cost it nothing.
+the tuning log. More samples of each are taken than in a search, whose ties cost it nothing. The
+second command lets nothing run for more than 20 ms, as one would on a device that must not hang: it
+is where most of the failures come from.
 
 The same command goes on where an interrupted one stopped.
 """
@@ -33,7 +37,7 @@ from coordinator.search.traces import trace_to_json
 from coordinator.task_run import TaskRun
 from coordinator.tuning_log import normalise_url
 from device_agent.build import register_intrinsics
-from protos.records import Candidate, Task
+from protos.records import Candidate, EvaluatorConfig, Task
 
 PER_TASK = 112
 BATCH = 16
@@ -50,10 +54,9 @@ EVALUATOR_OF_RECORDS = replace(
     max_repeat=0,
     max_timing_ms=60,
 )
-"""Six samples of every candidate, of which the least counts. What takes longer than a second in all
-is given up."""
+"""Six samples of every candidate, of which the least counts."""
 
-TASKS_PER_MODEL = 8
+TASKS_PER_MODEL = 12
 
 
 def kind_of(task: Task) -> str:
@@ -80,14 +83,14 @@ def choose(tasks: Sequence[Task], most: int) -> list[Task]:
     return chosen
 
 
-def draws(task: Task, target_json: str, count: int) -> Iterator[list[Proposal]]:
+def draws(task: Task, target_json: str, count: int, seed: int) -> Iterator[list[Proposal]]:
     """Batches of programs drawn at random, about ``count`` in all, each once."""
     import tvm
 
     register_intrinsics(target_json)
     target = tvm.target.Target(json.loads(target_json))
     module = tvm.ir.load_json(task.workload_json)
-    evolution = Evolution(module, target, task.name, SEED, TILES_SHARE)
+    evolution = Evolution(module, target, task.name, seed, TILES_SHARE)
     for _ in range(count // BATCH):
         serial = [task.flops < 5e6 and index % 2 == 0 for index in range(BATCH)]
         programs = evolution.sample(serial)
@@ -101,7 +104,9 @@ def draws(task: Task, target_json: str, count: int) -> Iterator[list[Proposal]]:
         ]
 
 
-async def collect(url: str, models: Sequence[model_zoo.ZooModel], per_task: int) -> None:
+async def collect(
+    url: str, models: Sequence[model_zoo.ZooModel], per_task: int, evaluator: EvaluatorConfig
+) -> None:
     """Measure until every chosen task of every model has its candidates."""
     target = resolve_target("auto", None)
     async with embedded_farm(url, target) as farm:
@@ -110,7 +115,7 @@ async def collect(url: str, models: Sequence[model_zoo.ZooModel], per_task: int)
             model = Model(chosen.name, path.read_bytes(), chosen.shapes)
             imported = await farm.imported(model)
             tasks = tuple(choose(imported.all_tasks, TASKS_PER_MODEL))
-            lab = await farm.lab(model, tasks, per_task * len(tasks), EVALUATOR_OF_RECORDS)
+            lab = await farm.lab(model, tasks, per_task * len(tasks), evaluator)
             for task in tasks:
                 progress(f"{model.name}: {task.name} ({kind_of(task)})")
                 await _collect_task(lab, task, target, per_task)
@@ -124,7 +129,7 @@ async def _collect_task(lab: Lab, task: Task, target: str, per_task: int) -> Non
         return
     experiments, run = Experiments(lab), TaskRun(task)
     await experiments.baseline(run)
-    batches = draws(task, target, left)
+    batches = draws(task, target, left, SEED + len(known))
     ahead = asyncio.create_task(asyncio.to_thread(next, batches, []))
     while batch := await ahead:
         ahead = asyncio.create_task(asyncio.to_thread(next, batches, []))
@@ -138,11 +143,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--log", required=True, help="the tuning log that gets the records")
     parser.add_argument("--per-task", type=int, default=PER_TASK, metavar="N")
+    parser.add_argument(
+        "--timeout", type=float, default=1.0, metavar="S", help="of one run (default: 1)"
+    )
     parser.add_argument("--models", nargs="*", default=[m.name for m in model_zoo.ZOO])
     options = parser.parse_args()
     with with_ray():
         url, models = normalise_url(options.log), model_zoo.choose(options.models)
-        asyncio.run(collect(url, models, options.per_task))
+        evaluator = replace(EVALUATOR_OF_RECORDS, timeout_s=options.timeout)
+        asyncio.run(collect(url, models, options.per_task, evaluator))
 
 
 if __name__ == "__main__":
