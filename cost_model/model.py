@@ -9,8 +9,10 @@ says how likely a candidate is to fail. What was tried and what won: docs/cost-m
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ MIN_SAMPLES = 16
 
 MIN_FAILURES = 8
 """Fewer failures than this teach nothing of failing."""
+
+SLOWER_SHARE = 0.5
+"""Of the label: the rest is the relative speed."""
 
 MEMBERS = 3
 """Models in the ensemble."""
@@ -52,6 +57,11 @@ _FAILURE: dict[str, Any] = {
     "bagging_fraction": 0.9,
 }
 _SCORE_ROUNDS, _FAILURE_ROUNDS = 200, 60
+UPDATE_NEWEST, UPDATE_OLDER = 256, 768
+"""Samples that an update looks at, so that its time does not grow with the log."""
+
+_UPDATE_ROUNDS = 5
+"""Trees that an update adds to one member (docs/cost-model.md)."""
 
 Array = npt.NDArray[np.float64]
 
@@ -92,8 +102,9 @@ def relative_speed(samples: Sequence[Sample]) -> Array:
 
 
 def labels(samples: Sequence[Sample]) -> Array:
-    """What is learnt: half the relative speed, which tells the few best apart from the rest, and
-    half the share of the task's samples that are slower, which tells the rest from each other."""
+    """What is learnt: the relative speed, which tells the few best apart from the rest, and for
+    ``SLOWER_SHARE`` the share of the task's samples that are slower, which tells the rest from each
+    other."""
     speed = relative_speed(samples)
     share = np.zeros(len(samples))
     by_task: dict[str, list[int]] = {}
@@ -105,28 +116,45 @@ def labels(samples: Sequence[Sample]) -> Array:
         below = np.searchsorted(ordered, own, side="left")
         up_to = np.searchsorted(ordered, own, side="right")
         share[indices] = (below + up_to) / (2 * len(own))
-    return np.where(speed > 0, (speed + share) / 2, 0.0)
+    mixed = (1 - SLOWER_SHARE) * speed + SLOWER_SHARE * share
+    return np.where(speed > 0, mixed, 0.0)
 
 
 class CostModel:
-    """A trained model. Immutable; ``text`` is its whole state: LightGBM's own text of each part."""
+    """A trained model. Immutable. A member of the ensemble is a sequence of LightGBM models whose
+    predictions are added: the first was trained on everything, each other one by an update."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError if ``text`` is no model of these features."""
+        """The model of a ``text``; raises ValueError if it is none of these features."""
         try:
             parts = json.loads(text)
             version, members, failure = parts["features"], parts["score"], parts["failure"]
+            if version == VERSION:
+                members = [[str(part) for part in member] for member in members]
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"not a cost model: {error!r}") from error
         if version != VERSION or not members:
             raise ValueError(f"a cost model over features {version}; this version has {VERSION}")
-        self._members = [_booster(member) for member in members]
+        self._members = [[_booster(part) for part in member] for member in members]
         self._failure = None if failure is None else _booster(failure)
-        self.text = text
+
+    @classmethod
+    def _of(cls, members: list[list[Any]], failure: Any) -> CostModel:
+        made = cls.__new__(cls)
+        made._members, made._failure = members, failure
+        return made
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The whole state: LightGBM's own text of each part."""
+        members = [[part.model_to_string() for part in member] for member in self._members]
+        return model_text(
+            members, None if self._failure is None else self._failure.model_to_string()
+        )
 
     def predict(self, features: Features) -> Prediction:
         """For features of shape (n, ``CANDIDATE_WIDTH``)."""
-        each = np.stack([member.predict(features, num_threads=1) for member in self._members])
+        each = np.stack([_sum(member, features) for member in self._members])
         failure = np.zeros(len(features))
         if self._failure is not None:
             failure = np.asarray(self._failure.predict(features, num_threads=1))
@@ -134,35 +162,88 @@ class CostModel:
 
     @classmethod
     def train(cls, samples: Sequence[Sample], num_threads: int = 1) -> CostModel:
-        """Fit on all samples at once; raises ValueError for fewer than ``MIN_SAMPLES``."""
+        """Fit on all samples at once; raises ValueError for fewer than ``MIN_SAMPLES``.
+
+        The score is learnt from what did not fail, unless nearly all did.
+        """
         if len(samples) < MIN_SAMPLES:
             raise ValueError(f"{len(samples)} samples; at least {MIN_SAMPLES} are needed")
-        table = np.stack([sample.features for sample in samples])
+        table, label = _table(samples), labels(samples)
         failed = np.array([sample.latency_us is None for sample in samples])
-        return cls(train_text(table, labels(samples), failed, num_threads))
+        learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
+        members = [
+            [_fit(table[learnt], label[learnt], _SCORE, _SCORE_ROUNDS, seed, num_threads)]
+            for seed in range(MEMBERS)
+        ]
+        failure = None
+        if MIN_FAILURES <= failed.sum() < len(failed):
+            happened = failed.astype(np.float64)
+            failure = _fit(table, happened, _FAILURE, _FAILURE_ROUNDS, 0, num_threads)
+        return cls._of(members, failure)
+
+    def updated(self, samples: Sequence[Sample], num_threads: int = 1) -> CostModel:
+        """The same model with some trees more in one member, the one that has the fewest, fitted to
+        what it gets wrong.
+
+        ``samples`` are all that are to be known, the newest last: the newest ``UPDATE_NEWEST`` are
+        looked at, and ``UPDATE_OLDER`` of the others. Raises ValueError for too few that did not
+        fail.
+        """
+        sizes = [sum(part.num_trees() for part in member) for member in self._members]
+        turn = sizes.index(min(sizes))
+        right = [index for index, sample in enumerate(samples) if sample.latency_us is not None]
+        if len(right) < MIN_SAMPLES:
+            raise ValueError(f"{len(right)} samples; at least {MIN_SAMPLES} are needed")
+        older = right[:-UPDATE_NEWEST]
+        chosen = random.Random(sizes[turn]).sample(older, min(UPDATE_OLDER, len(older)))
+        chosen += right[-UPDATE_NEWEST:]
+        table = _table([samples[index] for index in chosen])
+        label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
+        part = _fit(table, label, _SCORE, _UPDATE_ROUNDS, sizes[turn], num_threads, known)
+        members = list(self._members)
+        members[turn] = [*members[turn], part]
+        return self._of(members, self._failure)
 
 
-def train_text(
-    table: npt.NDArray[np.float32], score: Array, failed: npt.NDArray[np.bool_], num_threads: int
-) -> str:
-    """A ``CostModel``'s text: the score is learnt from what did not fail, unless all did."""
+def model_text(members: Sequence[Sequence[str]], failure: str | None) -> str:
+    """The text of a ``CostModel`` out of LightGBM's texts of its parts."""
+    return json.dumps({"features": VERSION, "score": members, "failure": failure})
+
+
+def _table(samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+    return np.stack([sample.features for sample in samples])
+
+
+def _fit(
+    table: npt.NDArray[np.float32],
+    label: Array,
+    parameters: Mapping[str, Any],
+    rounds: int,
+    seed: int,
+    num_threads: int,
+    known: Array | None = None,
+) -> Any:
+    """A LightGBM model of the labels, or of what is between them and what is ``known``."""
     import lightgbm
 
-    def fit(rows: npt.NDArray[np.bool_], label: Array, parameters: Any, rounds: int) -> str:
-        bins = {"max_bin": parameters["max_bin"], "feature_pre_filter": False}
-        data = lightgbm.Dataset(table[rows], label=label[rows], params=bins, free_raw_data=True)
-        used = {**parameters, "num_threads": num_threads}
-        return str(lightgbm.train(used, data, rounds).model_to_string())
+    data = lightgbm.Dataset(
+        table,
+        label=label,
+        init_score=known,
+        params={"max_bin": parameters["max_bin"], "feature_pre_filter": False},
+        free_raw_data=True,
+    )
+    used = {**parameters, "num_threads": num_threads, "seed": seed}
+    if known is not None:
+        used["boost_from_average"] = False
+    return lightgbm.train(used, data, rounds)
 
-    every = np.ones(len(table), dtype=bool)
-    right = ~failed if (~failed).sum() >= MIN_SAMPLES else every
-    members = [
-        fit(right, score, {**_SCORE, "seed": seed}, _SCORE_ROUNDS) for seed in range(MEMBERS)
-    ]
-    failure = None
-    if MIN_FAILURES <= failed.sum() < len(failed):
-        failure = fit(every, failed.astype(np.float64), {**_FAILURE, "seed": 0}, _FAILURE_ROUNDS)
-    return json.dumps({"features": VERSION, "score": members, "failure": failure})
+
+def _sum(member: Sequence[Any], features: npt.NDArray[np.float32], num_threads: int = 1) -> Array:
+    total = np.zeros(len(features))
+    for part in member:
+        total += part.predict(features, num_threads=num_threads)
+    return total
 
 
 def _booster(text: str) -> Any:

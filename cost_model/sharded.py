@@ -6,7 +6,6 @@ so that all of them find the same splits and end with the same trees.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cost_model.features import VERSION, Features, unpack
+from cost_model.features import Features, unpack
 from cost_model.model import (
     _FAILURE,
     _FAILURE_ROUNDS,
     _SCORE,
     _SCORE_ROUNDS,
     MEMBERS,
+    model_text,
 )
 
 BATCH_ROWS = 2048
@@ -79,7 +79,7 @@ def train_shard(shard: Shard, network: Network, together: Turn, alone: Turn) -> 
         every = np.arange(len(shard.packed))
         data = _filled(shard, every, shard.failed.astype(np.float64), bins, alone)
         failure = trees.grow(data, {**_FAILURE, "seed": 0}, _FAILURE_ROUNDS)
-    return json.dumps({"features": VERSION, "score": members, "failure": failure})
+    return model_text([[member] for member in members], failure)
 
 
 def unpacked(packed: Sequence[bytes]) -> Features:

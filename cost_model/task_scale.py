@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cost_model.model import SLOWER_SHARE
+
 MAX_POINTS = 256
 """Latencies kept of a task: a share of the slower ones is right to within 1/256 of its samples."""
 
@@ -37,8 +39,8 @@ class TaskScale:
         return cls(len(found), len(latencies_us) - len(found), points)
 
     def label(self, latency_us: float | None) -> float:
-        """Half the speed relative to the best, and half the share of the task's candidates that
-        are slower; 0 for one that failed."""
+        """As ``model.labels``: the speed relative to the best, and the share of the task's
+        candidates that are slower; 0 for one that failed."""
         if latency_us is None or not self.right:
             return 0.0
         points = len(self.points)
@@ -46,4 +48,5 @@ class TaskScale:
         up_to = np.searchsorted(self.points, latency_us, side="right")
         slower_of_right = 1 - float(faster + up_to) / (2 * points)
         share = (self.failed + slower_of_right * self.right) / (self.failed + self.right)
-        return (float(self.points[0]) / max(latency_us, float(self.points[0])) + share) / 2
+        speed = float(self.points[0]) / max(latency_us, float(self.points[0]))
+        return (1 - SLOWER_SHARE) * speed + SLOWER_SHARE * share

@@ -54,14 +54,14 @@ def test_folds_divide_every_task_or_all_tasks() -> None:
 def test_a_model_never_sees_what_it_ranks(by_task: bool) -> None:
     seen: list[set[str]] = []
 
-    def train(learnt: Sequence[Row]) -> cost_model.Ranker:
+    def train(learnt: Sequence[Row]) -> cost_model.Trained:
         seen.append({row.candidate_key for row in learnt})
 
         def rank(unseen: Sequence[Row]) -> npt.NDArray[np.float64]:
             assert not seen[-1] & {row.candidate_key for row in unseen}
             return np.array([-row.latency_us for row in unseen])
 
-        return rank
+        return cost_model.Trained(rank, 0.0)
 
     quality = cost_model.evaluate(rows(), train, by_task)
     assert len(seen) == 5
@@ -75,11 +75,13 @@ def test_both_models_learn_and_a_coin_does_not() -> None:
         generator = np.random.default_rng(1)
         return lambda unseen: generator.random(len(unseen))
 
-    assert cost_model.evaluate(some, coin, False, 2).pairwise == pytest.approx(0.5, abs=0.12)
+    assert cost_model.evaluate(some, cost_model.whole(coin), False, 2).pairwise == pytest.approx(
+        0.5, abs=0.12
+    )
     for train in (cost_model.train_ours, cost_model.train_xgb):
         quality = cost_model.evaluate(some, train, False, 1)
         assert quality.pairwise > 0.7
-        assert quality.train_s > 0
+        assert quality.retrain_s > 0
 
 
 def test_chances_of_failure_are_calibrated_against_what_happened() -> None:

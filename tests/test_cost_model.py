@@ -99,7 +99,7 @@ def test_scores_are_normalised_within_the_task() -> None:
         Sample("c", row, None),
     ]
     assert relative_speed(samples).tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
-    assert labels(samples).tolist() == [(1 + 5 / 6) / 2, 0.5, 0.0, 0.75, 0.0]
+    assert labels(samples).tolist() == pytest.approx([(1 + 5 / 6) / 2, 0.5, 0.0, 0.75, 0.0])
 
 
 def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() -> None:
@@ -134,7 +134,7 @@ def test_too_few_samples_are_refused() -> None:
 
 
 def test_a_text_that_is_no_model_is_refused() -> None:
-    members = '{"features": %d, "score": ["tree"], "failure": null}'
+    members = '{"features": %d, "score": [["tree"]], "failure": null}'
     for text, why in (
         ("tree\nversion=v4", "not a cost model"),
         ("[1]", "not a cost model"),
@@ -143,6 +143,32 @@ def test_a_text_that_is_no_model_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=why):
             CostModel(text)
+
+
+def test_an_update_learns_what_is_new_and_keeps_what_was_known() -> None:
+    old, new = _samples(150, "a", 1.0, 0), _samples(150, "b", 1.0, 1)
+    # What is fast in b is slow in a.
+    new = [replace(s, latency_us=10.0 - (s.latency_us or 0.0)) for s in new]
+    for rows in (old, new):  # trees tell the tasks apart by this
+        for sample in rows:
+            sample.features[0] = 1.0 if rows is new else 0.0
+    model = CostModel.train(old)
+    updated = model
+    for _ in range(60):
+        updated = updated.updated([*old, *new])
+    assert CostModel(updated.text).text == updated.text
+
+    def accuracy(of: CostModel, samples: list[Sample]) -> float:
+        scores = of.predict(np.stack([s.features for s in samples])).score
+        found = ranking.pairwise_accuracy(scores.tolist(), [s.latency_us or 0.0 for s in samples])
+        assert found is not None
+        return found
+
+    assert accuracy(model, new) < 0.5
+    assert accuracy(updated, new) > 0.8
+    assert accuracy(updated, old) > 0.8
+    with pytest.raises(ValueError, match="samples"):
+        model.updated(new[:3])
 
 
 def test_what_fails_is_predicted_and_counts_for_nothing_else() -> None:

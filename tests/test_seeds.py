@@ -136,9 +136,7 @@ def tuned(
         log.record(job.job_id, DEVICE.kind, candidate, _ok(candidate, us, "old", "1"))
     untuned = Candidate("w", UNTUNED_TRACE)
     log.record(job.job_id, DEVICE.kind, untuned, _ok(untuned, 1000.0, "untuned"))
-    lab = Lab(
-        *(job.job_id, 0, DEVICE, log, Fleet(log), cast(Any, None), StageClock(), EVALUATOR)
-    )
+    lab = Lab(*(job.job_id, 0, DEVICE, log, Fleet(log), cast(Any, None), StageClock(), EVALUATOR))
     tuner = Tuner(lab, [TASK], cast(Any, FakeSearch()), cast(Any, FakeLearning()), lambda: None)
     device = FakeExperiments(now_us)
     tuner.experiments = cast(Any, device)

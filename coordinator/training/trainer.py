@@ -8,7 +8,6 @@ use has seen, at least as well.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,9 +31,9 @@ HELD_OUT = 16
 MAX_SAMPLES = 20_000
 """Older candidates than the newest this many no longer train."""
 
-NEWEST, OLDER = 2_000, 4_000
-"""A training takes these newest candidates, and so many of the older ones, drawn anew for each: a
-job waits for its next model."""
+GROWTH = 1.25
+"""With so many times the candidates of the last time, a model is trained anew; in between trees are
+added to the one in use."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,14 @@ class TrainerWorker:
         self._num_threads = num_threads
         self._samples: dict[str, Sample] = {}  # by candidate key, the first measured first
         self._reserved: dict[str, Sample] = {}
-        self._random = random.Random(0)
         self._model: CostModel | None = None
+        self._trained_on = 0
 
     def adopt(self, text: str) -> None:
-        """Begin with a model of the log; raises ValueError if it is of other features."""
+        """Begin with a model of the log, which knows what is remembered so far; raises ValueError
+        if it is of other features."""
         self._model = CostModel(text)
+        self._trained_on = len(self._samples)
 
     def remember(self, samples: Sequence[Sample]) -> None:
         """Take in samples: of a candidate that was measured again, the least latency counts, and a
@@ -93,12 +94,18 @@ class TrainerWorker:
             return None
         with host_lock.working():
             started = time.monotonic()
-            older = seen[:-NEWEST]
-            chosen = self._random.sample(older, min(OLDER, len(older))) + seen[-NEWEST:]
-            model = CostModel.train(chosen, self._num_threads)
+            model = self._fit(seen)
             after = accuracy(model, held_out)
             before = None if self._model is None else accuracy(self._model, held_out)
         return self._choose(model, len(known), after, before, time.monotonic() - started)
+
+    def _fit(self, seen: Sequence[Sample]) -> CostModel:
+        """A model of these samples: anew, or the one in use with some trees more."""
+        right = sum(sample.latency_us is not None for sample in seen)
+        if self._model is None or len(seen) >= GROWTH * self._trained_on or right < MIN_SAMPLES:
+            self._trained_on = len(seen)
+            return CostModel.train(seen, self._num_threads)
+        return self._model.updated(seen, self._num_threads)
 
     def reserve(self) -> tuple[str, ...]:
         """Keep the newest candidates from every training until ``consider`` or ``release``; their
