@@ -132,6 +132,8 @@ def _candidates(
 
 
 def _extract(works: Sequence[Work]) -> list[Row]:
+    if len(works) < 2:
+        return sorted((row for work in works for row in _rows(work)), key=lambda row: row.order)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
         found = [row for rows in pool.map(_rows, works) for row in rows]

@@ -24,6 +24,10 @@ _LOCAL = {
 }
 
 
+_TOKEN = secrets.token_hex(32)
+"""Of this process's clusters, known to their processes only. Ray reads it once in a process."""
+
+
 @contextlib.contextmanager
 def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
     """Ray on this machine, on loopback only, or the cluster at ``address``, while the body runs.
@@ -33,8 +37,7 @@ def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
     """
     if address is None:  # Ray reads these when it is imported
         os.environ.update(_LOCAL)
-        # A token of its own for every cluster, known to its processes only.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _TOKEN
     import ray
 
     quiet: dict[str, Any] = {

@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,8 @@ _UPDATE_ROUNDS = 5
 """Trees that an update adds to one member (docs/cost-model.md)."""
 
 Array = npt.NDArray[np.float64]
+
+Turn = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,13 @@ class CostModel:
         return Prediction(each.mean(axis=0), each.std(axis=0), failure)
 
     @classmethod
-    def train(cls, samples: Sequence[Sample], num_threads: int = 1) -> CostModel:
+    def train(
+        cls, samples: Sequence[Sample], num_threads: int = 1, turn: Turn = nullcontext
+    ) -> CostModel:
         """Fit on all samples at once; raises ValueError for fewer than ``MIN_SAMPLES``.
 
-        The score is learnt from what did not fail, unless nearly all did.
+        The score is learnt from what did not fail, unless nearly all did. ``turn`` is entered
+        around each piece of work, some hundredths of a second each, so that others have theirs.
         """
         if len(samples) < MIN_SAMPLES:
             raise ValueError(f"{len(samples)} samples; at least {MIN_SAMPLES} are needed")
@@ -172,13 +178,13 @@ class CostModel:
         failed = np.array([sample.latency_us is None for sample in samples])
         learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
         members = [
-            [_fit(table[learnt], label[learnt], _SCORE, _SCORE_ROUNDS, seed, num_threads)]
+            [_fit(table[learnt], label[learnt], _SCORE, _SCORE_ROUNDS, seed, num_threads, turn)]
             for seed in range(MEMBERS)
         ]
         failure = None
         if MIN_FAILURES <= failed.sum() < len(failed):
             happened = failed.astype(np.float64)
-            failure = _fit(table, happened, _FAILURE, _FAILURE_ROUNDS, 0, num_threads)
+            failure = _fit(table, happened, _FAILURE, _FAILURE_ROUNDS, 0, num_threads, turn)
         return cls._of(members, failure)
 
     def updated(self, samples: Sequence[Sample], num_threads: int = 1) -> CostModel:
@@ -199,7 +205,9 @@ class CostModel:
         chosen += right[-UPDATE_NEWEST:]
         table = _table([samples[index] for index in chosen])
         label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
-        part = _fit(table, label, _SCORE, _UPDATE_ROUNDS, sizes[turn], num_threads, known)
+        part = _fit(
+            *(table, label, _SCORE, _UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known)
+        )
         members = list(self._members)
         members[turn] = [*members[turn], part]
         return self._of(members, self._failure)
@@ -221,6 +229,7 @@ def _fit(
     rounds: int,
     seed: int,
     num_threads: int,
+    turn: Turn,
     known: Array | None = None,
 ) -> Any:
     """A LightGBM model of the labels, or of what is between them and what is ``known``."""
@@ -236,7 +245,14 @@ def _fit(
     used = {**parameters, "num_threads": num_threads, "seed": seed}
     if known is not None:
         used["boost_from_average"] = False
-    return lightgbm.train(used, data, rounds)
+    with turn():
+        booster = lightgbm.Booster(used, data)
+    for _ in range(rounds):
+        with turn():
+            if booster.update():  # nothing is left to be split
+                break
+    booster.free_dataset()
+    return booster
 
 
 def _sum(member: Sequence[Any], features: npt.NDArray[np.float32], num_threads: int = 1) -> Array:

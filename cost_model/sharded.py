@@ -6,8 +6,7 @@ so that all of them find the same splits and end with the same trees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from cost_model.model import (
     _SCORE,
     _SCORE_ROUNDS,
     MEMBERS,
+    Turn,
     model_text,
 )
 
@@ -29,8 +29,6 @@ BATCH_ROWS = 2048
 
 NETWORK_TIMEOUT_MIN = 10
 """How long LightGBM waits for another process, which may be waiting for those who time."""
-
-Turn = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)

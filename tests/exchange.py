@@ -126,8 +126,9 @@ def answers(log: TuningLog, kind: str = KIND) -> list[object]:
     for key in keys:
         for cold in (False, True):
             outcomes = log.outcomes(key, kind, cold)
-            found += [dataclasses.replace(each, measurement_id=0) for each in outcomes]
+            found += [
+                dataclasses.replace(each, measurement_id=0, imported=False) for each in outcomes
+            ]
             found += log.evidence(key, kind, cold)
-    found += [log.measured(kind, sha256_hex(c.key.encode())) for c in (reordered(), untuned())]
     found.append(log.counts(keys, kind))
     return found

@@ -13,6 +13,7 @@ from coordinator.finals import final_evaluator
 from coordinator.search.finals import ROUND_TURNS, TURN_SAMPLES, FinalsConfig
 from coordinator.search.traces import trace_to_json
 from coordinator.tuning_log import TuningLog
+from device_agent.build import tool_versions
 from protos.records import (
     Candidate,
     Circumstances,
@@ -81,6 +82,7 @@ NOTHING_SCHEDULED = json.dumps([[], []])
 def plant(log: TuningLog, job_id: str, task: Task, trace: str, latency_s: float) -> Candidate:
     """A record that says of a trace that its kernel is right and has won all finals."""
     device = log.devices()[0]  # each run has one of its own, all of one kind
+    tools = {**device.tool_versions, **tool_versions()}
     candidate = Candidate(task.workload_key, trace)
     for number in range(FinalsConfig().rounds + 1):
         evaluator = final_evaluator(EVALUATOR) if number else EVALUATOR
@@ -89,7 +91,7 @@ def plant(log: TuningLog, job_id: str, task: Task, trace: str, latency_s: float)
             *(f"planted-{latency_s}-{number}", sha256_hex(trace.encode())),
             repeats_s=(latency_s,) * (ROUND_TURNS * TURN_SAMPLES),
             circumstances=Circumstances(
-                *(device.name, device.tool_versions, evaluator, device.num_threads),
+                *(device.name, tools, evaluator, device.num_threads),
                 *(device.cpus, False, Telemetry(), Telemetry()),
             ),
         )

@@ -27,7 +27,7 @@ from coordinator.tuning_log.exchange.selection import Filters
 from coordinator.tuning_log.exchange.tvm_process import TvmProcess
 from coordinator.tuning_log.schema import imports, measurements
 from protos.errors import BadRequest, NotFound
-from protos.records import Candidate, MeasurementStatus
+from protos.records import Candidate, MeasurementStatus, sha256_hex
 from tests.exchange import KIND, answers, fill, operator, reordered, rows, untuned
 from tests.test_tuning_log import failed, ok
 
@@ -104,6 +104,10 @@ def test_a_copy_answers_as_its_original_does(
     assert (report.imported, report.known, report.damaged) == (ROWS, 0, 0)
     assert (report.workloads, report.candidates) == (2, 6)
     assert repr(answers(there)) == repr(answers(log))
+    # No device of the other farm has run these bytes.
+    sha256 = sha256_hex(untuned().key.encode())
+    assert log.measured(KIND, sha256) is not None
+    assert there.measured(KIND, sha256) is None
     assert rows(there) == rows(log)
     with there.reading() as connection:
         (row,) = connection.execute(sa.select(imports)).all()

@@ -21,8 +21,10 @@ def _print(table: Table, nothing: str) -> None:
         console.print(nothing)
 
 
-def _table(*columns: str) -> Table:
+def _table(name: str, *columns: str) -> Table:
+    """``name`` is what people copy: it is never folded."""
     table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(name, no_wrap=True)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -41,8 +41,8 @@ class Training:
     """One retraining: ``text`` is the model to use from now on, None if the old one stays.
 
     ``pairwise`` and ``pairwise_before`` are the new and the old model's accuracy on the held-out
-    measurements, None where those say nothing. ``train_s`` leaves out the wait for those who time
-    on this host.
+    measurements, None where those say nothing. ``train_s`` has the waits for those who time on this
+    host in it.
     """
 
     text: str | None
@@ -92,9 +92,9 @@ class TrainerWorker:
         seen = [s for s in known[:-HELD_OUT] if s.candidate_key not in self._reserved]
         if len(seen) < MIN_SAMPLES:
             return None
+        started = time.monotonic()
+        model = self._fit(seen)
         with host_lock.working():
-            started = time.monotonic()
-            model = self._fit(seen)
             after = accuracy(model, held_out)
             before = None if self._model is None else accuracy(self._model, held_out)
         return self._choose(model, len(known), after, before, time.monotonic() - started)
@@ -104,8 +104,9 @@ class TrainerWorker:
         right = sum(sample.latency_us is not None for sample in seen)
         if self._model is None or len(seen) >= GROWTH * self._trained_on or right < MIN_SAMPLES:
             self._trained_on = len(seen)
-            return CostModel.train(seen, self._num_threads)
-        return self._model.updated(seen, self._num_threads)
+            return CostModel.train(seen, self._num_threads, host_lock.working)
+        with host_lock.working():
+            return self._model.updated(seen, self._num_threads)
 
     def reserve(self) -> tuple[str, ...]:
         """Keep the newest candidates from every training until ``consider`` or ``release``; their
