@@ -79,6 +79,7 @@ class Learning:
         self._retrain_at = 0.0
         self._training: asyncio.Task[None] | None = None
         self._version: int | None = None
+        self._experienced = False
         self._qualities: deque[RankingQuality] = deque(maxlen=RANKING_WINDOW)
 
     @property
@@ -88,8 +89,8 @@ class Learning:
 
     @property
     def experienced(self) -> bool:
-        """Whether there is a model, so that a task may begin with what others taught."""
-        return self._version is not None
+        """Whether the job began with a model of the log, which other tasks have taught."""
+        return self._experienced
 
     async def adopt(self) -> None:
         """Begin with the model and the measurements that the log keeps for this kind of device."""
@@ -117,7 +118,7 @@ class Learning:
         except ValueError as error:
             log.warning("cost model %d of the log is not used: %s", version, error)
             return
-        self._version = version
+        self._version, self._experienced = version, True
         await self._search.use_model(text)
 
     async def recall(self, run: TaskRun, features: Mapping[str, Features]) -> None:
