@@ -89,11 +89,12 @@ class Learning:
 
     @property
     def experienced(self) -> bool:
-        """Whether the job began with a model of the log, which other tasks have taught."""
+        """Whether the job began with a model, which other tasks have taught."""
         return self._experienced
 
     async def adopt(self) -> None:
-        """Begin with the model and the measurements that the log keeps for this kind of device."""
+        """Begin with the model and the measurements that the log keeps for this kind of device;
+        where it has measurements only, which somebody imported, with a model of those."""
         kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
         rows = await asyncio.to_thread(
             self._lab.tuning_log.newest_samples, kind, cold, VERSION, MAX_SAMPLES
@@ -105,6 +106,9 @@ class Learning:
         self._rows = len(rows)
         if self._rows == MAX_SAMPLES or self._rows > self._distributed_above:
             self._on_all = asyncio.create_task(self._train_on_all())
+        elif self._version is None:
+            await self._train([])
+        self._experienced = self._version is not None
 
     async def _adopt_model(self) -> None:
         stored = await asyncio.to_thread(
@@ -118,7 +122,7 @@ class Learning:
         except ValueError as error:
             log.warning("cost model %d of the log is not used: %s", version, error)
             return
-        self._version, self._experienced = version, True
+        self._version = version
         await self._search.use_model(text)
 
     async def recall(self, run: TaskRun, features: Mapping[str, Features]) -> None:
@@ -195,16 +199,19 @@ class Learning:
 
     async def _retrain(self) -> None:
         self._new = 0
-        new = await self._read()
+        await self._train(await self._read())
+        idle = self._on_all is None or self._on_all.done()
+        if idle and distributed.due(self._rows, self._all_rows, self._distributed_above):
+            self._on_all = asyncio.create_task(self._train_on_all())
+
+    async def _train(self, new: Sequence[Sample]) -> None:
+        """Train on what is remembered and what is new, unless that is too little."""
         async with self._promoting:
             training = await self._trainer.train(new)
             if training is not None:
                 self._retrain_at = time.monotonic() + training.train_s / RETRAIN_SHARE
                 self._lab.clock.add("train", training.train_s)
                 await self._keep_model(training, training.scores)
-        idle = self._on_all is None or self._on_all.done()
-        if idle and distributed.due(self._rows, self._all_rows, self._distributed_above):
-            self._on_all = asyncio.create_task(self._train_on_all())
 
     async def _keep_model(self, training: Training, scores: Mapping[str, float]) -> None:
         """Log a model, or that it was refused; one that was promoted is used from now on."""

@@ -132,6 +132,9 @@ class HereTrainer:
     async def remember(self, samples: Sequence[Sample]) -> None:
         self._worker.remember(samples)
 
+    async def train(self, new: Sequence[Sample]) -> Any:
+        return self._worker.train(new)
+
     async def fit_all(self, rows: AllRows) -> Fitted:
         self._worker.reserve()
         return Fitted(self._text, rows.rows, 1.0, 0)
@@ -179,11 +182,16 @@ def test_what_is_reserved_is_not_trained_on() -> None:
 
 
 def test_below_the_threshold_nothing_changes(log: TuningLog) -> None:
-    fill(log, made(40, 0), 0)
+    samples = made(40, 0)
+    fill(log, samples, 0)
 
-    async def scenario() -> None:
-        job, _ = learning(log, HereTrainer("none"), above=40)
+    async def scenario() -> list[str]:
+        job, search = learning(log, HereTrainer("none"), above=40)
         await job.adopt()
         assert job._on_all is None
+        assert job.experienced
+        return search.models
 
-    asyncio.run(scenario())
+    (text,) = asyncio.run(scenario())  # a log with measurements and no model has one at once
+    assert log.latest_cost_model(KIND) == (1, text)
+    assert [kept.trained_on for kept in log.cost_models(KIND)] == [40]
