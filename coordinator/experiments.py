@@ -65,9 +65,9 @@ class Lab:
     built_with: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def tool_versions(self) -> dict[str, str]:
-        """What a measurement depends on besides candidate and device: the tools of both sides."""
-        return {**self.device.tool_versions, **self.built_with}
+    def toolchains(self) -> list[dict[str, str]]:
+        """See Registry.toolchains."""
+        return self.fleet.registry.toolchains(self.device.kind, self.built_with)
 
     @property
     def learning_kind(self) -> str:
@@ -139,7 +139,7 @@ class Experiments:
             lab.tuning_log.measured,
             lab.device.kind,
             outcome.artifact.sha256,
-            lab.tool_versions,
+            lab.toolchains,
             lab.evaluator.cold_cache,
         )
         return None if known is None else _renamed(known, proposal.candidate)

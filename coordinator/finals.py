@@ -155,7 +155,7 @@ class Finals:
             run.task.workload_key,
             lab.device.kind,
             lab.evaluator.cold_cache,
-            lab.tool_versions,
+            lab.toolchains,
         )
 
     def _declare(self, run: TaskRun, known: Sequence[Evidence]) -> None:

@@ -42,15 +42,15 @@ class Coordinator:
         self.log = TuningLog.open(config.log_url)
         self.fleet = Fleet(self.log)
         self.port = 0
-        self._builders = Builders(config.num_builders)
-        self.jobs = Jobs(self.log, self.fleet, self._builders, config.embedded)
+        self.builders = Builders(config.num_builders)
+        self.jobs = Jobs(self.log, self.fleet, self.builders, config.embedded)
         self._server: grpc.aio.Server | None = None
         self._services: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Coordinator:
         """Start the workers, open the port, take up what an earlier coordinator left."""
         try:
-            self._builders.start()
+            self.builders.start()
             await self._open_port()
             await self.jobs.take_up()
             for service in (self.fleet.reap(), self.jobs.run(), self.jobs.heartbeats()):
@@ -89,7 +89,7 @@ class Coordinator:
         await asyncio.gather(*self._services, return_exceptions=True)
         if self._server is not None:
             await self._server.stop(grace=0.2)
-        self._builders.stop()
+        self.builders.stop()
         self.log.close()
 
 

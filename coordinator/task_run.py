@@ -117,9 +117,9 @@ class TaskRun:
         """The best of what was tried here."""
         return min((o.latency_us for o in self.tried() if o.latency_us is not None), default=None)
 
-    def believe(self) -> int:
+    def believe(self) -> list[Outcome]:
         """Take the doubtful records for tried, without their times: those were confirmed by others,
-        and none of them is the best. Returns how many there were."""
+        and none of them is the best. Returns them."""
         believed = [
             Outcome(item.candidate, item.latency_us)
             for item in self.doubtful
@@ -129,7 +129,7 @@ class TaskRun:
         self.outcomes |= {outcome.candidate.key: outcome for outcome in believed}
         self.trials += len(believed)
         self.doubtful = []
-        return len(believed)
+        return believed
 
     def tried(self) -> list[Outcome]:
         """The outcomes of candidates, the untuned program left out."""

@@ -13,6 +13,7 @@ from benchmarks import log_records, tuning_log
 from benchmarks.json_database import Loaded
 from benchmarks.log_records import DEVICE_KIND, Plan, batch_of, everything
 from benchmarks.log_writers import Said, Writer
+from benchmarks.postgres_server import NoPostgres, binaries
 from benchmarks.process import run_quietly
 from benchmarks.tuning_log import Written
 from coordinator.tuning_log import TuningLog
@@ -114,10 +115,10 @@ def test_the_best_few_are_different_candidates_in_order(log: TuningLog) -> None:
 
 
 def test_a_small_run_loses_and_doubles_nothing() -> None:
-    from tests.postgres import binaries  # a plugin here, so not to be imported before
-
-    if binaries() is None:
-        pytest.skip("no PostgreSQL")
+    try:
+        binaries()
+    except NoPostgres as error:
+        pytest.skip(str(error))
     command = [sys.executable, "-m", "benchmarks.tuning_log", "--quick", "--writers", "3"]
     command += ["--measurements", "2000", "--workloads", "10"]
     said = run_quietly(command, {**os.environ, "PYTHONPATH": str(ROOT)})

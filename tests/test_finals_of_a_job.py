@@ -106,7 +106,9 @@ def bench(log: TuningLog, **true_us: float) -> tuple[Bench, TaskRun]:
     job = log.add_job(spec, "test", embedded=True)
     task = Task("a task", "w", "{}", 1, (), 1, 1.0)
     log.set_tasks(job.job_id, [task])
-    lab = Lab(job.job_id, 0, DEVICE, log, Fleet(log), cast(Any, None), StageClock(), EVALUATOR)
+    fleet = Fleet(log)
+    fleet.registry.join(DEVICE)
+    lab = Lab(job.job_id, 0, DEVICE, log, fleet, cast(Any, None), StageClock(), EVALUATOR)
     times = {UNTUNED_TRACE if name == "u" else name: us for name, us in true_us.items()}
     found = Bench(lab, times)
     if not log.evidence("w", DEVICE.kind):

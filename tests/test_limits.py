@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -184,18 +184,6 @@ def test_a_job_does_not_wait_for_long(tmp_path: Path) -> None:
     assert asyncio.run(nobody_measures()) is None
     assert local.built == [PEAK], "it was built and waits for a device"
     log.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
-    url = (
-        f"sqlite:///{tmp_path}/log.db"
-        if request.param == "sqlite"
-        else str(request.getfixturevalue("postgres_url"))
-    )
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 def test_the_newest_limits_of_a_kind_stand(log: TuningLog) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -101,18 +99,6 @@ def test_a_candidate_counts_once_by_the_best_that_became_of_it() -> None:
 
 
 # ------------------------------------------------------------------------- from the log
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
-    url = (
-        f"sqlite:///{tmp_path}/log.db"
-        if request.param == "sqlite"
-        else str(request.getfixturevalue("postgres_url"))
-    )
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 def keep(log: TuningLog, job_id: str, measurement: Measurement, trace: str) -> None:

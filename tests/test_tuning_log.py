@@ -6,9 +6,7 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -54,20 +52,6 @@ ENGINES = (EngineResult("onnxruntime", "1.31.1", 2.5, 2.4, 2.6, 1e-6, 2e-4),)
 RESULT = ModelResult(
     12.5, 1.25, 1e-6, 2e-4, "m-1-py3-none-any.whl", "ab" * 32, 1234, 1.2, 1.3, ENGINES
 )
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/log.db"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[TuningLog]:
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 def spec(name: str = "cls", **changes: object) -> JobSpec:
@@ -396,9 +380,9 @@ def test_the_newest_measurement_of_the_same_bytes_answers(log: TuningLog) -> Non
         assert log.record(job_id, KIND, candidate, measurement)
     sha256 = new.artifact_sha256
     assert log.measured(KIND, sha256) == new
-    assert log.measured(KIND, sha256, TOOLS) == new
-    assert log.measured(KIND, sha256, other_tools) == old
-    assert log.measured(KIND, sha256, {"tvm": "0.1"}) is None
+    assert log.measured(KIND, sha256, [TOOLS]) == new
+    assert log.measured(KIND, sha256, [{"tvm": "0"}, other_tools]) == old
+    assert log.measured(KIND, sha256, [{"tvm": "0.1"}]) is None
 
 
 def test_the_best_is_the_fastest_correct_one_of_the_kind(log: TuningLog) -> None:
@@ -480,13 +464,16 @@ def test_records_of_other_tools_and_farms_are_doubtful(log: TuningLog) -> None:
     def found(items: list[Evidence]) -> dict[str, float | None]:
         return {item.candidate.trace_json: item.latency_us for item in items}
 
-    assert found(log.evidence("w1", KIND, False, now)) == {"s": 3000.0, "b": 4000.0, "u": None}
-    assert found(log.doubtful("w1", KIND, False, now)) == {"o": 1000.0, "f": 500.0}
-    assert found(log.evidence("w1", KIND, False, before)) == {"o": 1000.0, "b": 1000.0, "u": None}
+    assert found(log.evidence("w1", KIND, False, [now])) == {"s": 3000.0, "b": 4000.0, "u": None}
+    assert found(log.doubtful("w1", KIND, False, [now])) == {"o": 1000.0, "f": 500.0}
+    assert found(log.evidence("w1", KIND, False, [before])) == {"o": 1000.0, "b": 1000.0, "u": None}
     assert len(log.evidence("w1", KIND)) == 5
+    # Two devices of a kind measure for each other, whatever tools each of them has.
+    assert len(log.evidence("w1", KIND, False, [now, before])) == 4
+    assert found(log.doubtful("w1", KIND, False, [now, before])) == {"f": 500.0}
     # What another farm measured does not answer in place of a device, however equal the bytes.
-    assert log.measured(KIND, sha256_hex(foreign.key.encode()), now) is None
-    assert log.measured(KIND, sha256_hex(sure.key.encode()), now) is not None
+    assert log.measured(KIND, sha256_hex(foreign.key.encode()), [now]) is None
+    assert log.measured(KIND, sha256_hex(sure.key.encode()), [now]) is not None
     assert [one.candidate for one in log.best_k("w1", KIND, 2)] == [foreign, old]
     log.record(job_id, "kind-b", sure, ok(sure, "lease-6"))
     assert log.kinds() == [KIND, "kind-b"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 
 import pytest
 
+from coordinator.cli.log_show import _print_entry
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.browse import top_job, top_model, top_workload
 from coordinator.tuning_log.entries import Entry, entry, trace_text, workload_json
@@ -31,7 +31,6 @@ from tests.test_tuning_log import (
     ok,
     spec,
     task,
-    url,  # noqa: F401 (a fixture)
 )
 
 pytest_plugins = ("tests.postgres",)
@@ -40,13 +39,6 @@ KEY, OTHER = "ab12cd" + "0" * 26, "ab12ce" + "0" * 26
 UNTUNED = Candidate(KEY, UNTUNED_TRACE)
 DEVICE = Device("d1", "{}", "one CPU", (0,), 1)
 FINALS = EvaluatorConfig(number=1, repeat=2, hopeless_ratio=0.0, precision=0.0)
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[TuningLog]:  # noqa: F811
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 def new_job(log: TuningLog, name: str = "cls") -> str:
@@ -327,6 +319,13 @@ def test_all_about_a_candidate_and_its_measurements(log: TuningLog) -> None:
     measurement = shown(log, f"m{found.parts['measurements'][0]['id']}")
     assert measurement.fields["tool_versions"] == {"tvm": "0.27.0", "gcc": "12.2"}
     assert measurement.fields["candidate_key"] == one.key
+
+
+def test_columns_that_the_first_row_lacks_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"standing": [{"a": 1, "b": None}, {"a": 2, "c": "late"}]}
+    _print_entry(Entry("candidate", KEY, {}, parts), {})
+    said = capsys.readouterr().out.split()
+    assert said[-5:] == ["a", "c", "1", "2", "late"]
 
 
 def test_all_about_a_device_and_a_cost_model(log: TuningLog) -> None:

@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
+from coordinator.cli.log_exchange import _print_damages
 from coordinator.cli.main import main
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.exchange import parquet_export
 from coordinator.tuning_log.exchange.columns import TABLES, from_ns, to_ns
+from coordinator.tuning_log.exchange.folders import new_export
 from coordinator.tuning_log.exchange.parquet_export import export_parquet
 from coordinator.tuning_log.exchange.parquet_import import import_parquet
 from coordinator.tuning_log.exchange.report import Damaged, ImportReport, no_progress
-from coordinator.tuning_log.exchange.selection import Filters
+from coordinator.tuning_log.exchange.selection import Filters, select
 from coordinator.tuning_log.exchange.tvm_process import TvmProcess
 from coordinator.tuning_log.schema import imports, measurements
 from protos.errors import BadRequest, NotFound
@@ -35,17 +37,6 @@ pytest_plugins = ("tests.postgres",)
 
 ALL = Filters()
 ROWS = 6 + 9 + 1  # what ``fill`` records
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/log.db"
-    else:
-        url = str(request.getfixturevalue("postgres_url"))
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -219,9 +210,44 @@ def test_nothing_is_overwritten_unasked_and_nothing_is_left_half(
 
     with pytest.raises(KeyboardInterrupt):
         export_parquet(here, tmp_path / "new", ALL, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_parquet(here, tmp_path / "out", ALL, force=True, progress=interrupt)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["out"]
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == []
     with pytest.raises(BadRequest, match="is no folder"):
         export_parquet(here, tmp_path / "a" / "b", ALL)
+
+
+def test_a_folder_that_is_there_is_written_within(tmp_path: Path) -> None:
+    """It may be where a file system is mounted."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with new_export(folder, ["a"], force=False) as work:
+        assert work.parent == folder
+        (work / "a").write_text("1")
+        other = new_export(folder, ["a"], force=True)
+        with pytest.raises(BadRequest, match="can't be written"), other:
+            pass
+        assert work.is_dir(), "it is not that one's"
+    assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("filters", [Filters(kind=KIND), Filters(kind=KIND, cold_cache=False)])
+def test_no_page_sorts_the_whole_kind_of_device(here: TuningLog, filters: Filters) -> None:
+    plans = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, values: Any, *_others: Any) -> None:
+        if "ORDER BY measurements.id" in statement and not statement.startswith("EXPLAIN"):
+            plans.extend(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
+
+    with here.reading() as connection:
+        sa.event.listen(connection.engine, "before_cursor_execute", explain)
+        condition = select(connection, filters).condition(by_id=True)
+        pages = list(parquet_export._by_key(connection, "measurements", condition))
+    here.samples_after(KIND, False, 1, 0, 10)
+    assert sum(map(len, pages)) > 1
+    assert len(plans) >= 3
+    assert not [plan for plan in plans if "TEMP B-TREE" in plan[-1]]
 
 
 # ---------------------------------------------------------------------------------- readers
@@ -292,7 +318,7 @@ def test_damaged_rows_are_named_and_the_others_kept(
         "repeats_s": [None, None, None, [1e-3] * 5000],
         "error": [None] * 4 + ["x" * 5000],
         "lease_id": [None] * 5 + ["\0"],
-        "evaluator_json": [None] * 6 + ['{"repeat":"many"}', "{", "[" * 9000],
+        "evaluator_json": [None] * 6 + ['{"repeat":2.5}', '{"number":true}', "[" * 9000],
         "num_threads": [None] * 9 + [-1],
         "workload_key": [None] * 10 + ["w"],
         "candidate_key": [None] * 11 + ["0" * 64],
@@ -406,6 +432,8 @@ def test_the_command(here: TuningLog, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["log", "export", out, "--log", logs[0], "--force", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["bytes"]) == {f"{t}.parquet" for t in TABLES}
     damaged_copy(tmp_path / "out", "measurements", status=["FINE"])
+    assert main(["log", "show", "\x1b[2Jx", "--log", logs[0]]) == 2
+    assert "\x1b" not in capsys.readouterr().err
     assert main(["log", "import", out, "--log", logs[1]]) == 0
     said = capsys.readouterr()
     assert said.out == f"imported {ROWS - 1}, known already 0, damaged 1\n"
@@ -419,6 +447,13 @@ def test_the_command(here: TuningLog, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["log", "import", str(tmp_path / "empty"), "--log", logs[1]]) == 2
     assert main(["log", "export", out, "--log", str(tmp_path / "none.db")]) == 2
     assert not (tmp_path / "none.db").exists()
+
+
+def test_words_of_a_file_do_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    report = ImportReport()
+    report.damage("\x1b[2J.parquet", 1, "TVM says \x1b]0;mine\x07")
+    _print_damages(report)
+    assert capsys.readouterr().err == "tunefarm: �[2J.parquet:1: TVM says �]0;mine�\n"
 
 
 def test_nothing_readable_is_a_bad_request(

@@ -36,17 +36,6 @@ pytest_plugins = ("tests.postgres",)
 SIZE = 32
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/log.db"
-    else:
-        url = str(request.getfixturevalue("postgres_url"))
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[TuningLog]:
     opened = TuningLog.open(str(tmp_path / "here.db"))
@@ -163,6 +152,18 @@ def test_one_kind_one_cache_and_the_right_ones_only(
     assert not (tmp_path / "b").exists()
 
 
+def test_finalists_come_before_those_they_have_beaten(
+    log: TuningLog, process: TvmProcess, tmp_path: Path
+) -> None:
+    fill(log)
+    lucky = reordered(unrolled=True)  # slower than the finalist's search, faster than its finals
+    log.record(log.jobs()[0].job_id, KIND, lucky, ok(lucky, "lease-lucky", 1.1e-3))
+    of = operator().workload_key
+    write(log, tmp_path / "out", process, workload=of, best=1)
+    (line,) = (tmp_path / "out" / RECORDS).read_text().splitlines()
+    assert json.loads(line)[1][1] == [1.25e-3, 1.5e-3]
+
+
 def test_an_own_export_brings_the_same_candidates_as_seeds(
     here: TuningLog, process: TvmProcess, tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def damage(folder: Path, tuned: Path) -> None:
         [0, [[[["GetSBlock"]], []], run_s, target, args]],
         [0, [[["x"], {}], run_s, target, args]],
         {"trace": []},
+        [0, [trace, [-(10**400)], target, args]],
     ]
     text = "\n".join([*map(json.dumps, bad), '[0,[[[["', "x" * (6 << 20), *records]) + "\n"
     (folder / RECORDS).write_text(text)
@@ -249,7 +251,7 @@ def test_damaged_lines_are_named_and_the_others_kept(
     report = read(log, tmp_path / "bad", process)
     log.close()
     assert report.imported == len((tuned / RECORDS).read_text().splitlines()) - 1
-    assert report.damaged == 3 + 12
+    assert report.damaged == 3 + 13
     said = "\n".join(str(each) for each in report.damages)
     assert f"{WORKLOADS}:2: no JSON" in said
     assert f"{WORKLOADS}:3: ValueError: the structural hash is not" in said
@@ -261,8 +263,9 @@ def test_damaged_lines_are_named_and_the_others_kept(
         5: "at most 4096",
         7: "nobody",
         10: "no record",
-        11: "no JSON",
-        12: "longer than",
+        11: "too large",
+        12: "no JSON",
+        13: "longer than",
     }.items():
         assert any(f"{RECORDS}:{row}: " in line and words in line for line in said.splitlines())
 

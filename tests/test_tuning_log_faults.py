@@ -124,13 +124,6 @@ def together(processes: list[subprocess.Popen[str]]) -> list[str]:
             process.communicate()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/new/log.db"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 def new_job(log: TuningLog) -> str:
     job = log.add_job(JobSpec("m", "0" * 64, "{}", 64), "here:1", embedded=True)
     log.set_tasks(job.job_id, [Task("f", "w1", "{}", 1, (), 1, 1.0)])

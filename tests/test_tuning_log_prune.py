@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from coordinator.cli.log_prune import age
 from coordinator.tuning_log import TuningLog
-from coordinator.tuning_log.candidate_records import CandidateRecord
+from coordinator.tuning_log.candidate_records import CandidateRecord, by_candidate
 from coordinator.tuning_log.prune import Amount, Pruned, Pruner
 from coordinator.tuning_log.prune_rows import delete_cost_models
 from coordinator.tuning_log.retention import DAY_S, Retention, going, protected
@@ -21,9 +23,11 @@ from coordinator.tuning_log.schema import (
     candidate_features,
     candidates,
     cost_models,
+    imports,
     measurements,
     metadata,
     rankings,
+    users,
     workloads,
 )
 from protos.records import (
@@ -43,7 +47,6 @@ from tests.test_tuning_log import (
     ok,
     spec,
     task,
-    url,  # noqa: F401 (a fixture)
 )
 
 pytest_plugins = ("tests.postgres",)
@@ -51,13 +54,6 @@ pytest_plugins = ("tests.postgres",)
 KEEP = Retention(keep=2)
 UNTUNED = Candidate("w1", UNTUNED_TRACE)
 FINALS = EvaluatorConfig(number=1, repeat=2, hopeless_ratio=0.0, precision=0.0)
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[TuningLog]:  # noqa: F811
-    opened = TuningLog.open(url)
-    yield opened
-    opened.close()
 
 
 def new_job(log: TuningLog, *keys: str, state: JobState = JobState.DONE) -> str:
@@ -268,6 +264,28 @@ def test_finalists_stay(log: TuningLog, farm: Farm) -> None:
     assert log.evidence("w1", KIND) == [item for item in evidence if item.candidate in kept]
 
 
+def test_the_best_of_each_origin_and_set_of_tools_stay(log: TuningLog, farm: Farm) -> None:
+    job_id = new_job(log)
+    newer = dataclasses.replace(circumstances(), tool_versions={"tvm": "0.28.0"})
+    for number in range(1, 5):
+        farm.record(job_id, candidate(number), 100, 10.0 * number)
+        farm.record(job_id, candidate(10 + number), 100, 100.0 * number, circumstances=newer)
+        farm.record(job_id, candidate(20 + number), 100, 1.0 * number)
+    with log.writing() as connection:
+        connection.execute(sa.insert(users).values(name="ann", first_seen_at=0.0))
+        values = {"source": "f", "format": "parquet", "imported_by": "ann", "imported_at": 0.0}
+        connection.execute(sa.insert(imports).values(import_id=1, records=4, **values))
+        keys = [candidate(20 + number).key for number in range(1, 5)]
+        of_import = sa.update(measurements).where(measurements.c.candidate_key.in_(keys))
+        connection.execute(of_import.values(import_id=1, job_id=None))
+    today = [newer.tool_versions]
+    best = log.evidence("w1", KIND, toolchains=today)[:2]
+    pruned(log)
+    kept = {candidate(number).trace_json for number in (1, 2, 11, 12, 21, 22)}
+    assert left(log) == kept
+    assert log.evidence("w1", KIND, toolchains=today) == best
+
+
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING])
 def test_nothing_of_an_unfinished_job_goes(log: TuningLog, farm: Farm, state: JobState) -> None:
     older = new_job(log, "w1", "w2")
@@ -301,12 +319,15 @@ def test_a_candidate_stays_while_another_kind_of_device_needs_it(
 # ---------------------------------------------------------------------------------- what goes
 
 
-def test_workloads_without_anything_go(log: TuningLog) -> None:
-    job_id = new_job(log, "w1", "w2", "w3")
+def test_workloads_whose_last_candidate_went_go(log: TuningLog, farm: Farm) -> None:
+    job_id = new_job(log, "w1", "w2", "w3", "w4")
+    for key in ("w1", "w2", "w3"):
+        farm.record(job_id, candidate(1, key), 100, status=MeasurementStatus.CRASHED)
     log.add_ranking(job_id, "w3", None, 0.5, 0.5, 0.5, 8)
     log.set_tasks(job_id, [task("w1")])
     done = pruned(log)
-    assert rows(log, workloads) == {"w1", "w3"}
+    # An import may have added number 4, which never had a candidate, just now.
+    assert rows(log, workloads) == {"w1", "w3", "w4"}
     assert (done.workloads.rows, done.workloads.size_bytes) == (1, len('{"root":1}'))
 
 
@@ -389,6 +410,30 @@ def test_interrupted_it_loses_nothing_else(log: TuningLog, farm: Farm) -> None:
     assert log.best(["w1"], KIND) == best
 
 
+def test_no_index_is_built_for_nothing_and_none_is_left(log: TuningLog, farm: Farm) -> None:
+    built = []
+
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        if statement.startswith("CREATE INDEX"):
+            built.append(statement)
+            if len(built) == 2:
+                raise KeyboardInterrupt
+
+    new_job(log)
+    with log.reading() as connection:
+        engine = connection.engine
+    sa.event.listen(engine, "before_cursor_execute", interrupt)
+    assert Pruner(log, KEEP).delete().rows == 0
+    assert built == []
+    job_id = new_job(log)
+    for number in range(1, 6):
+        farm.record(job_id, candidate(number), 100, 10.0 * number)
+    with pytest.raises(KeyboardInterrupt):
+        Pruner(log, KEEP).delete()
+    check_whole(log)
+    assert len(log.outcomes("w1", KIND)) == 5
+
+
 def test_what_is_written_meanwhile_stays(log: TuningLog, farm: Farm) -> None:
     job_id = new_job(log)
     for number in range(1, 6):
@@ -451,6 +496,12 @@ def known(key: str, number: int, latency_us: float | None, **changes: Any) -> Ca
     return record._replace(**changes)
 
 
+@pytest.mark.parametrize("text", ["999999d", "9" * 400 + "d", "99999999h"])
+def test_an_age_that_no_clock_can_show_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="more than 1000 years"):
+        age(text)
+
+
 def test_ties_are_decided_by_the_key() -> None:
     of_candidate = {key: [known(key, i, 1.0)] for i, key in enumerate("dbca")}
     assert protected("w", of_candidate, 2) - {Candidate("w", UNTUNED_TRACE).key} == {"a", "b"}
@@ -461,6 +512,17 @@ def test_failures_take_no_place_among_the_best() -> None:
     found = going("w", records, 1, before=1.0, unfinished=())
     assert [record.id for record in found.records] == [1, 3]
     assert found.staying == {"b"}
+
+
+def test_what_answers_with_other_tools_is_not_disqualified_by_these() -> None:
+    records = [
+        known("a", 1, 5.0, tool_versions_key="new"),
+        known("a", 2, None, tool_versions_key="old"),
+        known("b", 3, 4.0, tool_versions_key="old"),
+        known("c", 4, None, status="BUILD_ERROR"),
+    ]
+    of_candidate = by_candidate(records)
+    assert protected("w", of_candidate, 1) - {Candidate("w", UNTUNED_TRACE).key} == {"a", "b"}
 
 
 def test_the_time_of_the_limit_itself_is_young() -> None:

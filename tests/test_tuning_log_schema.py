@@ -33,13 +33,6 @@ FIRST_REVISION = REVISIONS / "0001.sql"
 BEFORE_LABELS = REVISIONS / "0006.sql"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/log.db"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 def execute(url: str, *statements: str) -> None:
     if url.startswith("sqlite"):
         with sqlite3.connect(url.removeprefix("sqlite:///")) as database:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli import options as shared
+from coordinator.cli.log_tables import opened, plain
 from protos.errors import BadRequest
 
 if TYPE_CHECKING:
-    from coordinator.tuning_log import TuningLog
     from coordinator.tuning_log.exchange.report import ImportReport
 
 PARQUET, METASCHEDULE = "parquet", "metaschedule"
@@ -125,7 +125,7 @@ def _export(options: argparse.Namespace) -> int:
     )
     if options.target and options.format != METASCHEDULE:
         raise BadRequest("--target is for --format metaschedule only")
-    with _opened(options, must_exist=True) as log, _progress("export") as progress:
+    with opened(options) as log, _progress("export") as progress:
         if options.format == PARQUET:
             report = export_parquet(log, options.folder, filters, options.force, progress)
         else:
@@ -152,7 +152,7 @@ def _import(options: argparse.Namespace) -> int:
     report = ImportReport()
     try:
         with (
-            _opened(options, must_exist=False) as log,
+            opened(options, must_exist=False) as log,
             TvmProcess() as process,
             _progress("import") as progress,
         ):
@@ -173,7 +173,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _print_damages(report: ImportReport) -> None:
     for damage in report.damages:
-        print(f"tunefarm: {damage}", file=sys.stderr)
+        print(f"tunefarm: {plain(damage).plain}", file=sys.stderr)
     more = report.damaged - len(report.damages)
     if more:
         print(f"tunefarm: … and {more} more are damaged", file=sys.stderr)
@@ -210,21 +210,6 @@ def _format_of(options: argparse.Namespace) -> str:
         what = "both kinds of export" if is_parquet else "no export"
         raise BadRequest(f"{path} holds {what}; say what to read with --format")
     return PARQUET if is_parquet else METASCHEDULE
-
-
-@contextlib.contextmanager
-def _opened(options: argparse.Namespace, must_exist: bool) -> Iterator[TuningLog]:
-    from coordinator.tuning_log import TuningLog, default_url, normalise_url, sqlite_file
-
-    url = normalise_url(options.log) if options.log else default_url()
-    file = sqlite_file(url)
-    if must_exist and file is not None and not file.exists():
-        raise BadRequest(f"no tuning log at {file}; name it with --log")
-    log = TuningLog.open(url)
-    try:
-        yield log
-    finally:
-        log.close()
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DAY_S = 86400.0
 OLD_S = 90 * DAY_S
+OLDEST_S = 1000 * 365 * DAY_S
 BEST = 10
 
 _PROGRESS_S = 2.0
@@ -70,14 +71,18 @@ def add_prune(verbs: Any) -> None:
 
 
 def age(text: str) -> float:
-    """Seconds of `90d`, or of what `duration` reads."""
+    """Seconds of `90d`, or of what `duration` reads, at most 1000 years."""
     days = re.fullmatch(r"(\d+(?:\.\d+)?)d", text)
     if days is not None and float(days[1]) > 0:
-        return float(days[1]) * DAY_S
-    try:
-        return shared.duration(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age; write 90d or 12h") from None
+        seconds = float(days[1]) * DAY_S
+    else:
+        try:
+            seconds = shared.duration(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no age; write 90d or 12h") from None
+    if seconds > OLDEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 1000 years")
+    return seconds
 
 
 class _Progress:

@@ -96,7 +96,7 @@ def _print_entry(found: Entry, texts: Mapping[str, str]) -> None:
             say(f"\n{name}")
             columns = [
                 key
-                for key in rows[0]
+                for key in dict.fromkeys(key for row in rows for key in row)
                 if any(row.get(key) is not None for row in rows)
                 and (name != "measurements" or key in _OF_MEASUREMENTS)
             ]

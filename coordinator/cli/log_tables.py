@@ -25,8 +25,8 @@ UNBOUNDED = 100_000
 
 
 @contextlib.contextmanager
-def opened(options: argparse.Namespace) -> Iterator[TuningLog]:
-    """The log of `--log`; raises NotFound instead of making a new one."""
+def opened(options: argparse.Namespace, must_exist: bool = True) -> Iterator[TuningLog]:
+    """The log of `--log`; raises NotFound if it ``must_exist`` and does not, else makes it."""
     from coordinator.tuning_log import (
         TuningLog,
         default_url,
@@ -37,7 +37,7 @@ def opened(options: argparse.Namespace) -> Iterator[TuningLog]:
 
     url = normalise_url(options.log) if options.log else default_url()
     file = sqlite_file(url)
-    if file is not None and not file.exists():
+    if must_exist and file is not None and not file.exists():
         raise NotFound(f"there is no tuning log {display_url(url)}; name another one with --log")
     log = TuningLog.open(url)
     try:

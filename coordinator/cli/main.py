@@ -24,6 +24,7 @@ from coordinator.cli import (
     tune,
     tuning_log,
 )
+from coordinator.cli.log_tables import plain
 from protos.errors import BadRequest, Conflict, FarmError, NotFound
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
@@ -82,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (BadRequest, NotFound, Conflict) as error:
-        print(f"tunefarm: {error}", file=sys.stderr)
+        print(f"tunefarm: {plain(error).plain}", file=sys.stderr)
         return EXIT_BAD_REQUEST
     except FarmError as error:
-        print(f"tunefarm: {error}", file=sys.stderr)
+        print(f"tunefarm: {plain(error).plain}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("tunefarm: interrupted", file=sys.stderr)

@@ -180,6 +180,17 @@ def add_log(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """`--log` or `--coordinator`, for what reads a log and may ask a coordinator for that."""
+    source = parser.add_mutually_exclusive_group()
+    add_log(source)
+    source.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="ask a running coordinator instead of reading a tuning log",
+    )
+
+
 def add_coordinator(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
     """`--coordinator`; ``inherited`` where the command above has it too, so as not to reset it."""
     default = os.environ.get(ADDRESS_ENVIRONMENT, DEFAULT_ADDRESS)

@@ -42,13 +42,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_question(parser)
-    source = parser.add_mutually_exclusive_group()
-    shared.add_log(source)
-    source.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="ask a running coordinator instead of reading a tuning log",
-    )
+    shared.add_source(parser)
     parser.set_defaults(run=run)
 
 

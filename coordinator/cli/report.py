@@ -42,13 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("job", metavar="JOB", help=f"a job's id, or {LATEST!r}: the newest")
     add_html(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, no text")
-    source = parser.add_mutually_exclusive_group()
-    shared.add_log(source)
-    source.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="ask a running coordinator instead of reading a tuning log",
-    )
+    shared.add_source(parser)
     parser.set_defaults(run=run)
 
 

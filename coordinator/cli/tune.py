@@ -136,7 +136,7 @@ async def _tune(
 
     with Progress() as progress:
         async with Coordinator(config) as coordinator:
-            with _agent(coordinator.port, spec.target_json, options.label) as agent:
+            with local_agent(coordinator.port, spec.target_json, options.label) as agent:
                 job = await coordinator.jobs.submit(spec, model)
                 watch = asyncio.create_task(_watch(coordinator, job.job_id, progress))
                 lost = asyncio.create_task(_agent_lost(agent))
@@ -188,7 +188,7 @@ async def _agent_lost(agent: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _agent(
+def local_agent(
     port: int, target_json: str, labels: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A device agent as its own process, in its own session so that Ctrl-C is ours to handle."""

@@ -117,6 +117,17 @@ class Registry:
         """How many devices of this kind are connected."""
         return sum(session.device.kind == kind for session in self.sessions.values())
 
+    def toolchains(self, kind: str, built_with: Mapping[str, str]) -> list[dict[str, str]]:
+        """What a measurement depends on besides candidate and kind of device: the builder's tools
+        and the device's, once for each set that a device of this kind has. Such devices measure for
+        each other, whatever else differs between them."""
+        found: list[dict[str, str]] = []
+        for device in self._seen.values():
+            tools = {**device.tool_versions, **built_with}
+            if device.kind == kind and tools not in found:
+                found.append(tools)
+        return found
+
     def any_fragile(self, kind: str) -> bool:
         """Whether a connected device of this kind is marked as one that must not hang."""
         return any(

@@ -120,7 +120,7 @@ class Finisher:
         Raises JobFailed if the result is wrong or can't be measured.
         """
         versions = await self._builders.run(tool_versions)
-        answering = {**self._device.tool_versions, **versions}
+        answering = self._fleet.registry.toolchains(self._device.kind, versions)
         known = {}
         for key in dict.fromkeys(task.workload_key for one in self._imported for task in one.tasks):
             known[key] = await asyncio.to_thread(

@@ -35,6 +35,8 @@ class CandidateRecord(NamedTuple):
     repeats_s_json: str
     evaluator_json: str | None
     size_bytes: int
+    import_id: int | None = None
+    tool_versions_key: str | None = None
 
     @property
     def final(self) -> bool:
@@ -70,7 +72,7 @@ def records_of(
     query = sa.select(
         *(m.id, m.measured_at, m.job_id, m.candidate_key, m.cold_cache, m.status, m.latency_us),
         *(m.repeats_s_json, m.evaluator_json),
-        sa.cast(size, sa.BigInteger),
+        *(sa.cast(size, sa.BigInteger), m.import_id, m.tool_versions_key),
     ).where(m.device_kind == device_kind, m.workload_key == workload_key)
     return [CandidateRecord(*row) for row in connection.execute(query)]
 

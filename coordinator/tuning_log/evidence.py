@@ -9,7 +9,7 @@ samples, as a measurement does (docs/decisions/0015-the-least-sample.md).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -89,16 +89,16 @@ def evidence(
     workload_key: str,
     device_kind: str,
     cold_cache: bool,
-    tools_key: str | None = None,
+    tools_keys: Collection[str] | None = None,
 ) -> list[Evidence]:
     """Every candidate of a workload that has a record, in the order of their first ones; with
-    ``tools_key`` one that answers for a device of this farm with these tools.
+    ``tools_keys`` one that answers for a device of this farm with one of these sets of tools.
 
     Samples are read only of candidates that were measured more than once.
     """
     known = outcomes(connection, workload_key, device_kind, cold_cache)
-    if tools_key is not None:
-        known = [outcome for outcome in known if outcome.answers(tools_key)]
+    if tools_keys is not None:
+        known = [outcome for outcome in known if outcome.answers(tools_keys)]
     return _evidence(connection, known)
 
 
@@ -107,12 +107,12 @@ def doubtful(
     workload_key: str,
     device_kind: str,
     cold_cache: bool,
-    tools_key: str,
+    tools_keys: Collection[str],
 ) -> list[Evidence]:
     """Candidates of a workload of which no record answers for a device of this farm with these
-    tools: they were measured with other tools, or by another farm."""
+    sets of tools: they were measured with others, or by another farm."""
     known = outcomes(connection, workload_key, device_kind, cold_cache)
-    sure = {outcome.candidate.trace_json for outcome in known if outcome.answers(tools_key)}
+    sure = {outcome.candidate.trace_json for outcome in known if outcome.answers(tools_keys)}
     return _evidence(
         connection, [outcome for outcome in known if outcome.candidate.trace_json not in sure]
     )

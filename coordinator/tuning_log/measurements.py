@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from protos.records import (
 from .append import append
 from .circumstances import measurement_columns, measurement_of
 from .schema import candidates, jobs, measurements
-from .values import finite, tool_versions_key
+from .values import finite
 
 Result = tuple[str, str, Candidate, Measurement, float | None]
 """Job id, kind of device, candidate, what became of it, and the score that was predicted for it."""
@@ -47,10 +47,10 @@ class Outcome:
     tool_versions_key: str
     imported: bool = False
 
-    def answers(self, tools_key: str) -> bool:
-        """Whether it says what a device of this farm with these tools would measure; what never
-        was on a device (it did not build) does so with any tools."""
-        return not self.imported and self.tool_versions_key in ("", tools_key)
+    def answers(self, tools_keys: Collection[str]) -> bool:
+        """Whether it says what a device of this farm with one of these sets of tools would measure;
+        what never was on a device (it did not build) does so with any tools."""
+        return not self.imported and self.tool_versions_key in ("", *tools_keys)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def measured(
     connection: sa.Connection,
     device_kind: str,
     artifact_sha256: str,
-    tool_versions: Mapping[str, str] | None,
+    tools_keys: Collection[str] | None,
     cold_cache: bool,
 ) -> Measurement | None:
     """The newest record of these bytes that says something of them."""
@@ -168,9 +168,8 @@ def measured(
         .order_by(measurements.c.id.desc())
         .limit(1)
     )
-    if tool_versions is not None:
-        key = tool_versions_key(tool_versions)
-        query = query.where(measurements.c.tool_versions_key == key)
+    if tools_keys is not None:
+        query = query.where(measurements.c.tool_versions_key.in_(sorted(tools_keys)))
     row = connection.execute(query).first()
     return None if row is None else measurement_of(row)
 

@@ -132,11 +132,11 @@ class Pruner:
         found, pending = self._survey()
         done = self.done
         done.deleted = True
-        with indexed(self._log):
-            while pending:
-                self._delete_records(pending)
-                self._progress("measurements deleted", done.rows, found.rows)
-            self._delete_workloads()
+        if pending:
+            with indexed(self._log):
+                while pending:
+                    self._delete_workloads(self._delete_records(pending))
+                    self._progress("measurements deleted", done.rows, found.rows)
         keep = self._retention.cost_models
         for one in delete_cost_models(self._log, keep, self._before):
             done.cost_models.setdefault(one.device_kind, Amount()).add(1, one.size_bytes)
@@ -198,10 +198,12 @@ class Pruner:
             gone = {record.candidate_key for some in records.values() for record in some}
             yield _Plan(key, records, tuple(sorted(gone - staying)), not staying)
 
-    def _delete_records(self, pending: list[str]) -> None:
+    def _delete_records(self, pending: list[str]) -> list[str]:
         """One transaction: measurements of the last of these workloads, and candidates that are
-        left without any. Takes the workloads that are through from the list."""
+        left without any. Takes the workloads that are through from the list; returns those that
+        have none left."""
         left = self._rows_per_transaction
+        emptied = []
         gone: list[tuple[str, Sequence[CandidateRecord]]] = []
         orphans = Amount()
         through = 0
@@ -218,6 +220,8 @@ class Pruner:
                     left -= len(some)
                     rest -= len(some)
                 through += rest == 0
+                if plan and plan.records and plan.empty and rest == 0:
+                    emptied.append(plan.workload_key)
                 orphans.add(*delete_orphans(connection, plan.candidates if plan else ()))
         # Only now has any of it gone.
         del pending[len(pending) - through :]
@@ -225,22 +229,23 @@ class Pruner:
             amount = self.done.measurements.setdefault(kind, Amount())
             amount.add(len(some), sum(record.size_bytes for record in some))
         self.done.candidates.add(orphans.rows, orphans.size_bytes)
+        return emptied
 
-    def _delete_workloads(self) -> None:
-        """Those that no candidate, job or ranking has."""
+    def _delete_workloads(self, emptied: Sequence[str]) -> None:
+        """Those of them that no candidate, job or ranking has. Others may be an import's, which
+        adds workloads first."""
         w = workloads.c
         of_candidate = sa.exists().where(candidates.c.workload_key == w.key)
         query = sa.select(w.key, sa.func.length(w.workload_json)).where(
             w.key.not_in(_used_workloads()), ~of_candidate
         )
-        while True:
+        for start in range(0, len(emptied), _WORKLOADS_PER_TRANSACTION):
+            some = emptied[start : start + _WORKLOADS_PER_TRANSACTION]
             with self._log.writing() as connection:
                 lock(connection, workloads)
-                gone = connection.execute(query.limit(_WORKLOADS_PER_TRANSACTION)).all()
+                gone = connection.execute(query.where(w.key.in_(some))).all()
                 keys = [key for key, _size_bytes in gone]
                 connection.execute(sa.delete(workloads).where(w.key.in_(keys)))
-            if not gone:
-                return
             self.done.workloads.add(len(gone), sum(size_bytes for _key, size_bytes in gone))
 
 
@@ -257,7 +262,7 @@ def _add_plan(connection: sa.Connection, plan: _Plan, used: bool, found: Pruned)
         some = plan.candidates[:_SAMPLE]
         size_bytes = sum(size for _key, size in connection.execute(candidate_sizes(some)))
         found.candidates.add(len(plan.candidates), size_bytes * len(plan.candidates) // len(some))
-    if plan.empty and not used:
+    if plan.records and plan.empty and not used:
         length = sa.select(sa.func.length(workloads.c.workload_json))
         key = workloads.c.key == plan.workload_key
         found.workloads.add(1, connection.execute(length.where(key)).scalar_one())

@@ -67,17 +67,17 @@ def indexed(log: TuningLog) -> Iterator[None]:
     Without them it reads a whole table for each. They are made where the schema has none.
     """
     made = []
-    for column in (measurements.c.candidate_key, candidates.c.workload_key):
-        table, name = column.table.name, f"prune_{column.table.name}_{column.name}"
-        with log.writing() as connection:
-            known = sa.inspect(connection).get_indexes(table)
-            first = {index["column_names"][0] for index in known if index["name"] != name}
-            if column.name not in first:
-                connection.exec_driver_sql(
-                    f"CREATE INDEX IF NOT EXISTS {name} ON {table} ({column.name})"
-                )
-                made.append(name)
     try:
+        for column in (measurements.c.candidate_key, candidates.c.workload_key):
+            table, name = column.table.name, f"prune_{column.table.name}_{column.name}"
+            with log.writing() as connection:
+                known = sa.inspect(connection).get_indexes(table)
+                first = {index["column_names"][0] for index in known if index["name"] != name}
+                if column.name not in first:
+                    made.append(name)
+                    connection.exec_driver_sql(
+                        f"CREATE INDEX IF NOT EXISTS {name} ON {table} ({column.name})"
+                    )
         yield
     finally:
         for name in made:

@@ -13,8 +13,9 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class Retention:
-    """What stays whatever its age: the best ``keep`` candidates of each workload, kind of device
-    and cache, and the newest ``cost_models`` of a kind. All else stays for ``older_than_s``."""
+    """What stays whatever its age: the best ``keep`` candidates of each workload, kind of device,
+    cache, origin and set of tools, and the newest ``cost_models`` of a kind. All else stays for
+    ``older_than_s``."""
 
     older_than_s: float = 90 * DAY_S
     keep: int = 10
@@ -65,21 +66,44 @@ def protected(
     """Who stays of the candidates of one kind of device and cache, whatever its age.
 
     The untuned program, the finalists (of them the winner is chosen), the ``keep`` with the fastest
-    records, and as many that nothing disqualifies.
+    records, and as many that nothing disqualifies: by all records, and by those of each origin and
+    set of tools alone, as only this farm's with today's tools answer
+    (docs/decisions/0031-records-of-elsewhere.md).
     """
-    known = evidence_of(workload_key, candidates)
     untuned = untuned_key(workload_key)
+    stay = {key for key, records in candidates.items() if any(record.final for record in records)}
+    origins = _by_origin(candidates)
+    for same in (candidates, *(origins if len(origins) > 1 else ())):
+        stay |= _best({key: of for key, of in same.items() if key != untuned}, workload_key, keep)
+    return stay | {untuned}
+
+
+def _best(candidates: dict[str, list[CandidateRecord]], workload_key: str, keep: int) -> set[str]:
     fastest_us: dict[str, float] = {}
     for key, records in candidates.items():
         times = [record.latency_us for record in records if record.latency_us is not None]
-        if times and key != untuned:
+        if times:
             fastest_us[key] = min(times)
     right_us = {
         key: item.latency_us
-        for key, item in known.items()
-        if item.latency_us is not None and key != untuned
+        for key, item in evidence_of(workload_key, candidates).items()
+        if item.latency_us is not None
     }
-    stay = {key for key, records in candidates.items() if any(record.final for record in records)}
+    best: set[str] = set()
     for times_us in (fastest_us, right_us):
-        stay.update(heapq.nsmallest(keep, times_us, key=lambda key: (times_us[key], key)))
-    return stay | {untuned}
+        best.update(heapq.nsmallest(keep, times_us, key=lambda key: (times_us[key], key)))
+    return best
+
+
+def _by_origin(
+    candidates: dict[str, list[CandidateRecord]],
+) -> list[dict[str, list[CandidateRecord]]]:
+    """The records of this farm and imported ones apart, and those of each set of tools. What never
+    was on a device has neither tools nor a time, and is in none."""
+    found: dict[tuple[bool, str | None], list[CandidateRecord]] = {}
+    for records in candidates.values():
+        for record in records:
+            origin = record.import_id is not None, record.tool_versions_key
+            if record.tool_versions_key is not None or record.latency_us is not None:
+                found.setdefault(origin, []).append(record)
+    return [by_candidate(records) for records in found.values()]

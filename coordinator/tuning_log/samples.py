@@ -48,7 +48,9 @@ def after(
     limit: int,
 ) -> list[SampleRow]:
     """The oldest measurements after this one, of all jobs."""
-    query = _of_kind(device_kind, cold_cache, version)
+    # Not an index over the whole kind of device, which would be sorted: the next few are wanted.
+    kind = sa.func.coalesce(measurements.c.device_kind, "")
+    query = _of_kind(kind == device_kind, cold_cache, version)
     query = query.where(measurements.c.id > measurement_id)
     return _rows(connection.execute(query.order_by(measurements.c.id).limit(limit)).all())
 
@@ -57,18 +59,18 @@ def newest(
     connection: sa.Connection, device_kind: str, cold_cache: bool, version: int, limit: int
 ) -> list[SampleRow]:
     """The newest measurements of all jobs, oldest first."""
-    query = _of_kind(device_kind, cold_cache, version)
+    query = _of_kind(measurements.c.device_kind == device_kind, cold_cache, version)
     found = connection.execute(query.order_by(measurements.c.id.desc()).limit(limit)).all()
     return _rows(found[::-1])
 
 
-def _of_kind(device_kind: str, cold_cache: bool, version: int) -> sa.Select[Any]:
+def _of_kind(kind: sa.ColumnElement[bool], cold_cache: bool, version: int) -> sa.Select[Any]:
     m, f = measurements.c, candidate_features.c
     return (
         sa.select(m.id, m.workload_key, m.candidate_key, m.latency_us, f.data)
         .join(candidate_features, f.candidate_key == m.candidate_key)
         .where(
-            m.device_kind == device_kind,
+            kind,
             m.cold_cache.is_(sa.true() if cold_cache else sa.false()),
             m.status.in_(_TEACHES),
             f.version == version,

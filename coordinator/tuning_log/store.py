@@ -187,29 +187,29 @@ class TuningLog:
         workload_key: str,
         device_kind: str,
         cold_cache: bool = False,
-        tool_versions: Mapping[str, str] | None = None,
+        toolchains: Sequence[Mapping[str, str]] | None = None,
     ) -> list[Evidence]:
         """What all records of each candidate of a workload say together, the untuned included.
 
-        With ``tool_versions`` only those count that this farm made with these tools: no others say
-        what a device would do now (``doubtful`` has them).
+        With ``toolchains`` only those count that this farm made with one of these sets of tools: no
+        others say what a device would do now (``doubtful`` has them).
         """
-        tools_key = None if tool_versions is None else tool_versions_key(tool_versions)
+        keys = _keys(toolchains)
         with self._database.read() as connection:
-            return pooled.evidence(connection, workload_key, device_kind, cold_cache, tools_key)
+            return pooled.evidence(connection, workload_key, device_kind, cold_cache, keys)
 
     def doubtful(
         self,
         workload_key: str,
         device_kind: str,
         cold_cache: bool,
-        tool_versions: Mapping[str, str],
+        toolchains: Sequence[Mapping[str, str]],
     ) -> list[Evidence]:
         """Candidates of a workload that were measured on this kind of device, but with other tools
-        or by another farm only."""
-        tools_key = tool_versions_key(tool_versions)
+        than these sets or by another farm only."""
+        keys = {tool_versions_key(tools) for tools in toolchains}
         with self._database.read() as connection:
-            return pooled.doubtful(connection, workload_key, device_kind, cold_cache, tools_key)
+            return pooled.doubtful(connection, workload_key, device_kind, cold_cache, keys)
 
     def kinds(self) -> list[str]:
         """Every kind of device that has a record, those with none to show for it included."""
@@ -228,16 +228,16 @@ class TuningLog:
         self,
         device_kind: str,
         artifact_sha256: str,
-        tool_versions: Mapping[str, str] | None = None,
+        toolchains: Sequence[Mapping[str, str]] | None = None,
         cold_cache: bool = False,
     ) -> Measurement | None:
-        """The newest measurement of these exact bytes, if wanted only with these tool versions.
+        """The newest measurement of these exact bytes, if wanted only with these sets of tools.
 
         One that ended because the device was lost is no answer, nor is a suspect one.
         """
         with self._database.read() as connection:
             return measurements.measured(
-                connection, device_kind, artifact_sha256, tool_versions, cold_cache
+                connection, device_kind, artifact_sha256, _keys(toolchains), cold_cache
             )
 
     def best(
@@ -392,3 +392,7 @@ class TuningLog:
         with self._database.read() as connection:
             found = blobs.find_package(connection, key)
             return None if found is None else (found.result, blobs.get(connection, found.sha256))
+
+
+def _keys(toolchains: Sequence[Mapping[str, str]] | None) -> set[str] | None:
+    return None if toolchains is None else {tool_versions_key(tools) for tools in toolchains}

@@ -195,7 +195,6 @@ def tool_versions() -> dict[str, str]:
     for name, distribution in (
         ("tvm-ffi", "apache-tvm-ffi"),
         ("orcjit", "apache-tvm-ffi-orcjit"),
-        ("onnxruntime", "onnxruntime"),
     ):
         try:
             versions[name] = importlib.metadata.version(distribution)

@@ -19,19 +19,22 @@ def new_export(folder: Path, names: Sequence[str], force: bool) -> Iterator[Path
     """
     folder = folder.expanduser().absolute()
     _check(folder, names, force)
-    work = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    # Within the folder if there is one: it may be a file system of its own.
+    place = folder if folder.is_dir() else folder.parent
+    work = place / f".{folder.name}.{os.getpid()}.part"
     try:
         work.mkdir()
-        yield work
-        if folder.is_dir():
-            for name in names:
-                (work / name).replace(folder / name)
-        else:
-            work.rename(folder)
+        try:
+            yield work
+            if folder.is_dir():
+                for name in names:
+                    (work / name).replace(folder / name)
+            else:
+                work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise BadRequest(f"{folder} can't be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check(folder: Path, names: Sequence[str], force: bool) -> None:

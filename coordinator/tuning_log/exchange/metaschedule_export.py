@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from protos.errors import BadRequest
 
-from ..evidence import Evidence, evidence
+from ..browse import ranked
+from ..evidence import evidence
 from ..schema import devices, jobs, measurements, workloads
 from ..store import TuningLog
 from ..values import numbers_from_json
@@ -131,23 +132,18 @@ def _line(workload: int, record: Record, target: str, args: str) -> str:
 
 
 def _records(connection: sa.Connection, key: str, kind: str, filters: Filters) -> Iterator[Record]:
-    """Right candidates, the fastest first, as many as are wanted.
+    """Right candidates, the best first as ``ranked`` has them, as many as are wanted.
 
     One in the finals counts with its turns there, as it does for the farm; another with the
     samples of its fastest measurement.
     """
     cold = bool(filters.cold_cache)
-    known = [e for e in evidence(connection, key, kind, cold) if e.pooled_us is not None]
-    chosen = sorted(known, key=_pooled_us)[: filters.best]
+    known = {each.candidate.key: each for each in evidence(connection, key, kind, cold)}
+    chosen = ranked(known)[: filters.best]
     samples = _samples(connection, key, kind, cold) if chosen else {}
     for each in chosen:
         turns = tuple(turn_s for turns in each.finals_s for turn_s in turns)
         yield Record(each.candidate.trace_json, turns or samples[each.candidate.key])
-
-
-def _pooled_us(each: Evidence) -> float:
-    assert each.pooled_us is not None
-    return float(each.pooled_us)
 
 
 def _samples(

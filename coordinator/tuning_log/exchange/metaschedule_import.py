@@ -139,8 +139,12 @@ def _failed(run_s: Any) -> bool:
 def _seed(
     workload: StockWorkload, trace: Any, run_s: Any, target: Any, process: TvmProcess
 ) -> dict[str, Any]:
-    if not all(type(each) in (int, float) for each in check_repeats(run_s)):
-        raise Damaged("run_secs are no numbers")
+    try:
+        if not all(type(each) in (int, float) for each in check_repeats(run_s)):
+            raise Damaged("run_secs are no numbers")
+        repeats_s = tuple(float(each) for each in run_s)
+    except OverflowError:
+        raise Damaged("run_secs are too large") from None
     answer = process.ask(
         "from_stock_record",
         structural=workload.structural,
@@ -151,9 +155,7 @@ def _seed(
     trace_json = answer["trace_json"]
     if len(trace_json.encode()) > MAX_TRACE_BYTES:
         raise Damaged(f"a trace of more than {MAX_TRACE_BYTES} bytes")
-    columns = seed_row(
-        Candidate(workload.key, trace_json), answer["kind"], tuple(float(each) for each in run_s)
-    )
+    columns = seed_row(Candidate(workload.key, trace_json), answer["kind"], repeats_s)
     return {**columns, "trace_json": trace_json}
 
 

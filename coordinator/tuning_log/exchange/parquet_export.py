@@ -86,7 +86,7 @@ def _write_all(
     """Each table in its file; returns the number of rows of each."""
     chosen: set[str] | None = None
     if ids is None:
-        pages = _by_key(connection, "measurements", selection.condition())
+        pages = _by_key(connection, "measurements", selection.condition(by_id=True))
     else:
         chosen = set()
         pages = _by_id(connection, ids, chosen)

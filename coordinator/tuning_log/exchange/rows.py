@@ -216,7 +216,7 @@ def _evaluator(row: Mapping[str, Any]) -> EvaluatorConfig:
     value = loads(text)
     plain = EvaluatorConfig()
     if not isinstance(value, dict) or not all(
-        isinstance(item, int | float) and isinstance(item, bool) is isinstance(default, bool)
+        type(item) is type(default) or (type(item) is int and type(default) is float)
         for name, item in value.items()
         if (default := getattr(plain, name, None)) is not None
     ):

@@ -44,12 +44,14 @@ class Selection:
         """True if nothing is left out."""
         return self.filters == Filters()
 
-    def condition(self) -> sa.ColumnElement[bool]:
-        """Of measurements, but for ``best``."""
+    def condition(self, by_id: bool = False) -> sa.ColumnElement[bool]:
+        """Of measurements, but for ``best``; ``by_id`` if they are read page by page."""
         m = measurements.c
         conditions: list[sa.ColumnElement[bool]] = [sa.true()]
         if self.filters.kind:
-            conditions.append(m.device_kind.in_(self.kinds))
+            # By id not an index over the whole kind of device, which would be sorted for each page.
+            kind = sa.func.coalesce(m.device_kind, "") if by_id else m.device_kind
+            conditions.append(kind.in_(self.kinds))
         if self.workload_keys is not None:
             conditions.append(m.workload_key.in_(self.workload_keys))
         if self.filters.cold_cache is not None:
