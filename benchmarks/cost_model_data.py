@@ -8,6 +8,7 @@ models are to learn from what a search knew.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -60,8 +61,8 @@ def load(source: Path, least: int, most_tasks: int | None = None) -> list[Row]:
         with tempfile.TemporaryDirectory(prefix="tunefarm-records-") as folder:
             url = str(Path(folder) / "log.db")
             _import(source, url)
-            return _extract(_works(url, least)[:most_tasks])
-    return _extract(_works(str(source), least)[:most_tasks])
+            return _extract(_works(url, least, _exported_target(source))[:most_tasks])
+    return _extract(_works(str(source), least, _target(source))[:most_tasks])
 
 
 def _import(source: Path, url: str) -> None:
@@ -77,14 +78,13 @@ def _import(source: Path, url: str) -> None:
         log.close()
 
 
-def _works(url: str, least: int) -> list[Work]:
+def _works(url: str, least: int, target: str) -> list[Work]:
     log = TuningLog.open(url)
     database = sqlite3.connect(url)
     try:
         kinds = database.execute(
             "SELECT device_kind, COUNT(*) FROM measurements GROUP BY 1 ORDER BY 2 DESC"
         ).fetchall()
-        target = _target(database)
         workloads = database.execute("SELECT key, workload_json FROM workloads ORDER BY key")
         found = []
         for key, workload_json in workloads.fetchall():
@@ -97,14 +97,15 @@ def _works(url: str, least: int) -> list[Work]:
         log.close()
 
 
-def _target(database: sqlite3.Connection) -> str:
-    for table in ("jobs", "devices"):
-        row = database.execute(f"SELECT target_json FROM {table} LIMIT 1").fetchone()
-        if row is not None:
-            return str(row[0])
-    from coordinator.frontend.target import resolve_target
+def _exported_target(folder: Path) -> str:
+    import pyarrow.parquet as pq
 
-    return resolve_target("auto", None)
+    return str(pq.read_table(folder / "devices.parquet")["target_json"][0])
+
+
+def _target(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return str(database.execute("SELECT target_json FROM devices LIMIT 1").fetchone()[0])
 
 
 def _candidates(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from benchmarks.cost_model_data import Row
 from cost_model.features import STORES_WIDTH
-from cost_model.model import _SCORE, _SCORE_ROUNDS, MEMBERS, Sample, labels, relative_speed
+from cost_model.model import MEMBERS, SCORE, SCORE_ROUNDS, Sample, labels, relative_speed
 
 Array = npt.NDArray[np.float64]
 Rank = Callable[[Sequence[Row]], Array]
@@ -69,7 +69,7 @@ def fit(
     table: Table,
     *,
     members: int = MEMBERS,
-    rounds: int = _SCORE_ROUNDS,
+    rounds: int = SCORE_ROUNDS,
     weights: Array | None = None,
     parameters: Mapping[str, Any] | None = None,
     group: Sequence[int] | None = None,
@@ -77,7 +77,7 @@ def fit(
     """An ensemble of LightGBM models."""
     import lightgbm
 
-    matrix, used = table(rows), {**_SCORE, "num_threads": NUM_THREADS, **(parameters or {})}
+    matrix, used = table(rows), {**SCORE, "num_threads": NUM_THREADS, **(parameters or {})}
     boosters = []
     for seed in range(members):
         data = lightgbm.Dataset(
@@ -139,7 +139,7 @@ def incremental(rows: Sequence[Row]) -> Rank:
 
     ordered = sorted(rows, key=lambda row: row.order)
     half = len(ordered) // 2
-    used, label = {**_SCORE, "num_threads": NUM_THREADS}, mixed(ordered)
+    used, label = {**SCORE, "num_threads": NUM_THREADS}, mixed(ordered)
     boosters = []
     for seed in range(MEMBERS):
         booster = None
@@ -148,7 +148,7 @@ def incremental(rows: Sequence[Row]) -> Rank:
                 every(ordered[part]), label=label[part], params={"max_bin": used["max_bin"]}
             )
             booster = lightgbm.train(
-                {**used, "seed": seed}, data, _SCORE_ROUNDS // 2, init_model=booster
+                {**used, "seed": seed}, data, SCORE_ROUNDS // 2, init_model=booster
             )
         boosters.append(booster)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from coordinator import ray_runtime
 from coordinator.budget import Budget
-from coordinator.cli.tune import _agent
+from coordinator.cli.tune import local_agent
 from coordinator.experiments import EVALUATOR, Lab
 from coordinator.fleet.builders import Builders
 from coordinator.frontend.importer import ImportedModel, import_model
@@ -50,7 +50,7 @@ class EmbeddedFarm:
     @property
     def builders(self) -> Builders:
         """The farm's build workers."""
-        return self.coordinator._builders
+        return self.coordinator.builders
 
     async def imported(self, model: Model) -> ImportedModel:
         """The model with direct convolutions only."""
@@ -110,7 +110,7 @@ async def embedded_farm(url: str, target: str) -> AsyncIterator[EmbeddedFarm]:
     cpus = len(os.sched_getaffinity(0))
     config = CoordinatorConfig(url, embedded=True, num_builders=cpus)
     async with Coordinator(config) as coordinator:
-        with _agent(coordinator.port, target, {}):
+        with local_agent(coordinator.port, target, {}):
             yield EmbeddedFarm(coordinator, target)
 
 

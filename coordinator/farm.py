@@ -100,7 +100,14 @@ class Farm:
         connected = [s.device for s in self._client.devices() if s.state is not DeviceState.GONE]
         if not connected:
             raise Unavailable("no device is connected; start one: tunefarm agent")
-        target_json = choose_device(connected, device).target_json
+        chosen = choose_device(connected, device)
+        target_json = chosen.target_json
+        others = [d for d in connected if d.target_json == target_json and d.kind != chosen.kind]
+        if others:
+            raise BadRequest(
+                f"device {others[0].name} has the same target as {chosen.name} and is of another "
+                f"kind ({others[0].cpu_model}), so the job could run on it; stop its agent first"
+            )
         fixed = _shapes(shapes)
         spec = JobSpec(
             *(name, sha256_hex(data), target_json, trials),

@@ -241,6 +241,7 @@ class JobRunner:
             for task in (work, saver):
                 task.cancel()
             await asyncio.gather(work, saver, return_exceptions=True)
+            await learning.stop()  # a training that was left over would start its process again
             self._progress()
             self._budget = None  # the tuning time ends here
             # What was spent counts when the same command continues the job.

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from coordinator.experiments import Lab
 from coordinator.search.proposer import Proposal
@@ -19,7 +20,7 @@ from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
 from coordinator.training import distributed
 from coordinator.training.distributed import DISTRIBUTED_ABOVE, AllRows
-from coordinator.training.trainer import MAX_SAMPLES, Trainer, Training
+from coordinator.training.trainer import ENOUGH, MAX_SAMPLES, Trainer, Training
 from coordinator.tuning_log.samples import SampleRow
 from coordinator.tuning_log.training_rows import ALL_ROWS_SCORE, Scope, extent, trained_on
 from cost_model import ranking
@@ -38,6 +39,10 @@ RETRAIN_SHARE = 0.1
 longer, and a few more change less."""
 
 ROWS_AT_ONCE = 2000
+
+FROM_ELSEWHERE = 4000
+"""Measurements of other kinds of device that a kind without enough of its own learns from: which of
+two programs is faster is often the same on both."""
 
 RANKING_WINDOW = 10
 """Batches over which the live ranking quality is averaged."""
@@ -96,19 +101,44 @@ class Learning:
         """Begin with the model and the measurements that the log keeps for this kind of device;
         where it has measurements only, which somebody imported, with a model of those."""
         kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
-        rows = await asyncio.to_thread(
-            self._lab.tuning_log.newest_samples, kind, cold, VERSION, MAX_SAMPLES
-        )
+        newest = self._lab.tuning_log.newest_samples
+        rows = await asyncio.to_thread(newest, kind, cold, VERSION, MAX_SAMPLES)
+        if len(rows) < ENOUGH:
+            await self._trainer.remember_elsewhere(await asyncio.to_thread(self._elsewhere))
         if rows:
             self._last_row = rows[-1].measurement_id
             await self._trainer.remember(await asyncio.to_thread(samples_of, rows))
         await self._adopt_model()
         self._rows = len(rows)
-        if self._rows == MAX_SAMPLES or self._rows > self._distributed_above:
+        if await self._is_due():
             self._on_all = asyncio.create_task(self._train_on_all())
         elif self._version is None:
             await self._train([])
         self._experienced = self._version is not None
+
+    def _elsewhere(self) -> list[Sample]:
+        """The newest samples of other kinds of device. There, an operator is a task of its own: how
+        fast its best program is says nothing of this kind."""
+        tuning_log, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
+        others = [kind for kind in tuning_log.kinds() if kind != self._lab.device.kind]
+        return [
+            replace(
+                sample,
+                workload_key=f"{sample.workload_key}@{kind}",
+                candidate_key=f"{sample.candidate_key}@{kind}",
+            )
+            for kind in others
+            for sample in samples_of(
+                tuning_log.newest_samples(kind, cold, VERSION, FROM_ELSEWHERE // len(others))
+            )
+        ]
+
+    async def _is_due(self) -> bool:
+        """Whether the log is so large that a model is to be trained on all of it."""
+        if self._rows < min(MAX_SAMPLES, self._distributed_above + 1):
+            return False
+        self._rows = (await asyncio.to_thread(self._extent)).rows
+        return distributed.due(self._rows, self._all_rows, self._distributed_above)
 
     async def _adopt_model(self) -> None:
         stored = await asyncio.to_thread(
@@ -146,6 +176,14 @@ class Learning:
             if measurement.status.teaches
         }
         await self._keep(telling)
+        # Not only by way of the log: others that were measured later may have been read already.
+        latency_us = {m.candidate_key: m.latency_us for m in measurements}
+        await self._trainer.remember(
+            [
+                Sample(run.task.workload_key, features, latency_us[key], key)
+                for key, features in telling.items()
+            ]
+        )
         self._new += len(telling)
         await self._judge(run, proposals, measurements)
         idle = self._training is None or self._training.done()
@@ -244,6 +282,8 @@ class Learning:
                 await self._keep_model(training, scores)
         except FarmError as error:
             log.warning("job %s: %s", self._lab.job_id, error)
+        except Exception:
+            log.exception("job %s: the training on all of the log", self._lab.job_id)
 
     def _extent(self) -> AllRows:
         """What the log has now, and (``_all_rows``) had when a model was trained on all of it."""

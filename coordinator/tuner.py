@@ -11,7 +11,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from coordinator.budget import Budget, Ended, Flatness, operators_us
 from coordinator.experiments import Experiments, Lab
@@ -35,13 +36,15 @@ from protos.records import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCHES_AHEAD = 3
 """Batches under way for one device: measured, built, proposed."""
 
 MAX_FAILURE_OF_FRAGILE = 0.05
 """What may crash or hang with a greater chance is not sent to devices that are marked fragile."""
 
-EXPERIENCED_BATCH, EXPERIENCED_TRIALS = 6, 12
+EXPERIENCED_BATCH, EXPERIENCED_TRIALS = 4, 8
 """The size of a batch, and for how many trials, where a cost model knows other tasks."""
 
 
@@ -77,32 +80,30 @@ class Tuner:
 
     async def remember(self) -> None:
         """Take from the log what is known of these tasks on this kind of device."""
-        lab, log = self._lab, self._lab.tuning_log
-        where = (lab.device.kind, lab.evaluator.cold_cache, lab.tool_versions)
-        others = [kind for kind in await asyncio.to_thread(log.kinds) if kind != lab.device.kind]
+        lab, known = self._lab, self._lab.tuning_log
+        where = (lab.device.kind, lab.evaluator.cold_cache, lab.toolchains)
+        others = [kind for kind in await asyncio.to_thread(known.kinds) if kind != lab.device.kind]
         for run in self.runs:
             key = run.task.workload_key
-            for row in await asyncio.to_thread(log.evidence, key, *where):
+            for row in await asyncio.to_thread(known.evidence, key, *where):
                 run.note(Outcome(row.candidate, row.latency_us))
             run.best_after += best_after(run, self._search.batch_size)
-            run.doubtful = await asyncio.to_thread(log.doubtful, key, *where)
+            run.doubtful = await asyncio.to_thread(known.doubtful, key, *where)
             if seeds.confirmed(run.best_tuned_us, run.doubtful):
                 self._believe(run)
             run.seeds = seeds.to_time_again(run.doubtful)
             if not run.seeds and not run.tried():
                 run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
-            tried = run.tried()
-            ok = sum(outcome.latency_us is not None for outcome in tried)
-            self._count(ok, len(tried) - ok, from_log=len(tried))
+            self._count_known(run.tried())
         self._compose()
         await self._learning.adopt()
 
     def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
         """Candidates that are fast on other kinds of device."""
-        log, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
+        known, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
         count = seeds.FROM_ELSEWHERE + 1  # the untuned may be one of them
         best = {
-            kind: [one.candidate for one in log.best_k(workload_key, kind, count, cold)]
+            kind: [one.candidate for one in known.best_k(workload_key, kind, count, cold)]
             for kind in kinds
         }
         return seeds.from_elsewhere(best)
@@ -128,9 +129,9 @@ class Tuner:
         """
         missing = [run for run in self.runs if _untuned(run.task).key not in run.outcomes]
         # All builds come first: a host that also times would go back and forth for each of them.
-        built = await asyncio.gather(*(self._prepare(run) for run in missing))
+        built = await _together([self._prepare(run) for run in missing])
         ready = [run for run, ok in zip(missing, built, strict=True) if ok]
-        await asyncio.gather(*(self._baseline(run) for run in ready))
+        await _together([self._baseline(run) for run in ready])
         if all(run.untuned_us is None for run in self.runs):
             raise JobFailed(
                 "no operator's untuned program could be measured; the device's last error is shown "
@@ -174,7 +175,7 @@ class Tuner:
                 left -= len(run.seeds)
                 chosen.append(run)
         async with asyncio.timeout(budget.remaining_s):
-            await asyncio.gather(*(self._time_again(run) for run in chosen))
+            await _together([self._time_again(run) for run in chosen])
 
     async def _time_again(self, run: TaskRun) -> None:
         """One task's seeds; the records that they confirm are as good as tried."""
@@ -184,8 +185,7 @@ class Tuner:
         if proposals:
             await self._take_in(run, proposals, await self.experiments.run(run, proposals))
         if seeds.confirmed(run.best_tuned_us, run.doubtful):
-            believed = self._believe(run)
-            self._count(believed, 0, from_log=believed)
+            self._count_known(self._believe(run))
         elif run.doubtful:
             log.info(
                 "job %s: task %s: its records of other tools or farms are not confirmed: %s us",
@@ -194,12 +194,12 @@ class Tuner:
         run.doubtful = []
         self._changed()
 
-    def _believe(self, run: TaskRun) -> int:
-        """Take a task's doubtful records for tried; returns how many. To the task scheduler they
-        are batches without a gain."""
+    def _believe(self, run: TaskRun) -> list[Outcome]:
+        """Take a task's doubtful records for tried; returns them. To the task scheduler they are
+        batches without a gain."""
         believed = run.believe()
         if run.best_us is not None:
-            run.best_after += [run.best_us] * (believed // self._search.batch_size)
+            run.best_after += [run.best_us] * (len(believed) // self._search.batch_size)
         return believed
 
     async def tune(self, budget: Budget) -> Ended:
@@ -314,6 +314,11 @@ class Tuner:
         await self._search.observe(run.task.workload_key, telling)
         await self._learning.learn(run, proposals, measurements)
 
+    def _count_known(self, outcomes: Sequence[Outcome]) -> None:
+        """What the log knows is part of the budget."""
+        ok = sum(outcome.latency_us is not None for outcome in outcomes)
+        self._count(ok, len(outcomes) - ok, from_log=len(outcomes))
+
     def _count(self, ok: int, failed: int, from_log: int = 0) -> None:
         counts = self.counts
         self.counts = TrialCounts(
@@ -322,6 +327,17 @@ class Tuner:
             counts.failed + failed,
             counts.from_log + from_log,
         )
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of these return; if one fails or this is cancelled, none goes on."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def best_after(run: TaskRun, batch_size: int) -> list[float]:

@@ -4,7 +4,7 @@ A candidate has one 172-wide feature row for each buffer store of its loop nest 
 "Ansor: Generating High-Performance Tensor Programs for Deep Learning", OSDI 2020, appendix B). A
 tree needs rows of one width, so the stores are pooled three ways: their sum (the whole candidate),
 their maximum (the worst of each property), and the row of the heaviest store (the kernel's core).
-Behind them come those of the trace (``schedule_features.py``).
+Behind them come the number of stores, and the features of the trace (``schedule_features.py``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from cost_model.schedule_features import SCHEDULE_WIDTH, schedule_features
 
-VERSION = 2
+VERSION = 3
 """Of what follows: features of another version are not comparable, nor are models of them."""
 
 STORE_WIDTH = 172
 STORES_WIDTH = 3 * STORE_WIDTH
-CANDIDATE_WIDTH = STORES_WIDTH + SCHEDULE_WIDTH
+CANDIDATE_WIDTH = STORES_WIDTH + 1 + SCHEDULE_WIDTH
 
 Features = npt.NDArray[np.float32]
 
@@ -37,7 +37,7 @@ def candidate_features(stores: npt.NDArray[np.float64], trace_json: str) -> Feat
     """
     if stores.ndim != 2 or stores.shape[1] != STORE_WIDTH:
         raise ValueError(f"per-store features of shape {stores.shape}; expected (n, {STORE_WIDTH})")
-    row = np.concatenate([_pooled(stores), schedule_features(trace_json)])
+    row = np.concatenate([_pooled(stores), [len(stores)], schedule_features(trace_json)])
     features: Features = np.nan_to_num(row).astype(np.float32)
     return features
 

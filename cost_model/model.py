@@ -43,25 +43,31 @@ _COMMON: dict[str, Any] = {
     "deterministic": True,
     "force_row_wise": True,
 }
-_SCORE: dict[str, Any] = {
+SCORE: dict[str, Any] = {
     **_COMMON,
     "objective": "regression",
     "num_leaves": 63,
     "min_data_in_leaf": 5,
     "bagging_fraction": 0.8,
 }
-_FAILURE: dict[str, Any] = {
+"""LightGBM's parameters for what learns a score."""
+
+FAILURE: dict[str, Any] = {
     **_COMMON,
     "objective": "binary",
     "num_leaves": 15,
     "min_data_in_leaf": 10,
     "bagging_fraction": 0.9,
 }
-_SCORE_ROUNDS, _FAILURE_ROUNDS = 200, 60
+"""Those for what learns whether a candidate fails."""
+
+SCORE_ROUNDS, FAILURE_ROUNDS = 300, 60
+"""Trees of each."""
+
 UPDATE_NEWEST, UPDATE_OLDER = 256, 768
 """Samples that an update looks at, so that its time does not grow with the log."""
 
-_UPDATE_ROUNDS = 5
+UPDATE_ROUNDS = 5
 """Trees that an update adds to one member (docs/cost-model.md)."""
 
 Array = npt.NDArray[np.float64]
@@ -147,6 +153,11 @@ class CostModel:
         made._members, made._failure = members, failure
         return made
 
+    @property
+    def parts(self) -> int:
+        """LightGBM models in the longest member: one, and one more for each of its updates."""
+        return max(len(member) for member in self._members)
+
     @functools.cached_property
     def text(self) -> str:
         """The whole state: LightGBM's own text of each part."""
@@ -178,13 +189,13 @@ class CostModel:
         failed = np.array([sample.latency_us is None for sample in samples])
         learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
         members = [
-            [_fit(table[learnt], label[learnt], _SCORE, _SCORE_ROUNDS, seed, num_threads, turn)]
+            [_fit(table[learnt], label[learnt], SCORE, SCORE_ROUNDS, seed, num_threads, turn)]
             for seed in range(MEMBERS)
         ]
         failure = None
         if MIN_FAILURES <= failed.sum() < len(failed):
             happened = failed.astype(np.float64)
-            failure = _fit(table, happened, _FAILURE, _FAILURE_ROUNDS, 0, num_threads, turn)
+            failure = _fit(table, happened, FAILURE, FAILURE_ROUNDS, 0, num_threads, turn)
         return cls._of(members, failure)
 
     def updated(self, samples: Sequence[Sample], num_threads: int = 1) -> CostModel:
@@ -206,7 +217,7 @@ class CostModel:
         table = _table([samples[index] for index in chosen])
         label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
         part = _fit(
-            *(table, label, _SCORE, _UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known)
+            *(table, label, SCORE, UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known)
         )
         members = list(self._members)
         members[turn] = [*members[turn], part]

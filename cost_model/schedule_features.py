@@ -22,6 +22,12 @@ SPATIAL_LOOPS, REDUCTION_LOOPS = 4, 4
 """Loops whose tiles are told apart: the last spatial ones (the last one is the vectors'), and the
 first reductions."""
 
+LOCATIONS = 2
+"""Blocks with a choice of where they are computed that are told apart: the first ones."""
+
+INLINE, ROOT, NO_CHOICE = -2.0, -1.0, -3.0
+"""What a location is that is no loop, as MetaSchedule's traces have it; and where there is none."""
+
 ABSENT = -1.0
 """In place of the logarithm of a loop that is not there."""
 
@@ -50,7 +56,9 @@ SCHEDULE_WIDTH = (
     + 3  # how many loops are tiled, and how
     + SPATIAL_LOOPS * MAX_PARTS
     + REDUCTION_LOOPS * 2
-    + 2  # most unrolled steps, where a block is computed
+    + 1  # most unrolled steps
+    + LOCATIONS
+    + 2  # where blocks are computed
     + len(COUNTED)
     + 1
 )
@@ -82,7 +90,7 @@ def schedule_features(trace_json: str) -> npt.NDArray[np.float32]:
     for position in range(REDUCTION_LOOPS):
         tile = reductions[position] if position < len(reductions) else ()
         features += _logarithms(tile, _UNTILED_REDUCTION)
-    features += [_unroll_steps(instructions, decisions), _location(instructions, decisions)]
+    features += [_unroll_steps(instructions, decisions), *_locations(instructions, decisions)]
     features += [float(names.count(name)) for name in COUNTED]
     features.append(float(len(names)))
     return np.array(features, dtype=np.float32)
@@ -138,9 +146,13 @@ def _unroll_steps(instructions: Sequence[Any], decisions: Mapping[int, Any]) -> 
     return ABSENT
 
 
-def _location(instructions: Sequence[Any], decisions: Mapping[int, Any]) -> float:
-    """At which of its consumer's loops the first block with a choice is computed."""
-    for index, instruction in enumerate(instructions):
-        if instruction[0] == "SampleComputeLocation":
-            return float(decisions.get(index, ABSENT))
-    return ABSENT - 1
+def _locations(instructions: Sequence[Any], decisions: Mapping[int, Any]) -> list[float]:
+    """At which of their consumers' loops the first blocks with a choice are computed; how many are
+    computed where they are used, and how many as a whole."""
+    found = [
+        float(decisions.get(index, ROOT))
+        for index, instruction in enumerate(instructions)
+        if instruction[0] == "SampleComputeLocation"
+    ]
+    first = [*found[:LOCATIONS], *[NO_CHOICE] * (LOCATIONS - len(found))]
+    return [*first, float(found.count(INLINE)), float(found.count(ROOT))]

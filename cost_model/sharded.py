@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from cost_model.features import Features, unpack
 from cost_model.model import (
-    _FAILURE,
-    _FAILURE_ROUNDS,
-    _SCORE,
-    _SCORE_ROUNDS,
+    FAILURE,
+    FAILURE_ROUNDS,
     MEMBERS,
+    SCORE,
+    SCORE_ROUNDS,
     Turn,
     model_text,
 )
@@ -70,13 +70,13 @@ def train_shard(shard: Shard, network: Network, together: Turn, alone: Turn) -> 
     with alone():
         bins = _binned(unpacked(network.sample), None, None)
     data = _filled(shard, right, shard.label, bins, alone)
-    members = [trees.grow(data, {**_SCORE, "seed": s}, _SCORE_ROUNDS) for s in range(MEMBERS)]
+    members = [trees.grow(data, {**SCORE, "seed": s}, SCORE_ROUNDS) for s in range(MEMBERS)]
     failure = None
     if network.failures:
         del data
         every = np.arange(len(shard.packed))
         data = _filled(shard, every, shard.failed.astype(np.float64), bins, alone)
-        failure = trees.grow(data, {**_FAILURE, "seed": 0}, _FAILURE_ROUNDS)
+        failure = trees.grow(data, {**FAILURE, "seed": 0}, FAILURE_ROUNDS)
     return model_text([[member] for member in members], failure)
 
 
@@ -142,6 +142,6 @@ def _filled(
 def _binned(rows: Any, label: npt.NDArray[np.float64] | None, bins: Any) -> Any:
     import lightgbm
 
-    parameters = {"max_bin": _SCORE["max_bin"], "feature_pre_filter": False, "verbosity": -1}
+    parameters = {"max_bin": SCORE["max_bin"], "feature_pre_filter": False, "verbosity": -1}
     data = lightgbm.Dataset(rows, label, reference=bins, params=parameters, free_raw_data=True)
     return data.construct()

@@ -113,7 +113,7 @@ def test_the_records_that_are_shipped_are_enough_and_of_many_kinds() -> None:
     assert sum(path.stat().st_size for path in RECORDS.iterdir()) < 8 << 20
 
 
-def test_shipped_records_become_rows_with_the_features_of_both_models(tmp_path: object) -> None:
+def test_shipped_records_become_rows_with_the_features_of_both_models() -> None:
     some = load(RECORDS, least=112, most_tasks=1)
     assert len(some) >= 112
     assert len({row.workload_key for row in some}) == 1

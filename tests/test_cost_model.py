@@ -139,7 +139,7 @@ def test_a_text_that_is_no_model_is_refused() -> None:
         ("tree\nversion=v4", "not a cost model"),
         ("[1]", "not a cost model"),
         (members % 1, "features 1"),
-        (members % 2, "LightGBM"),
+        (members % 3, "LightGBM"),
     ):
         with pytest.raises(ValueError, match=why):
             CostModel(text)

@@ -60,10 +60,8 @@ def log(tmp_path: Path) -> Iterator[TuningLog]:
     opened.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def any_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TuningLog]:
-    sqlite = request.param == "sqlite"
-    url = str(tmp_path / "log.db") if sqlite else str(request.getfixturevalue("postgres_url"))
+@pytest.fixture
+def any_log(url: str) -> Iterator[TuningLog]:
     opened = TuningLog.open(url)
     yield opened
     opened.close()
@@ -152,6 +150,35 @@ def test_a_model_whose_work_depends_on_its_input_is_refused() -> None:
     data = models.make_model(nodes, {"x": (4, 16)}, {"y": ("a", "b")}, weights)
     with pytest.raises(BadModel, match=r"'where'|'numbers'|'y'.*tunefarm measure"):
         read_operators(data, {})
+
+
+def test_sizes_that_depend_on_the_input_are_refused_without_a_product_too() -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"], "where"),
+        helper.make_node("Cast", ["where"], ["y"], "cast", to=1),
+    ]
+    data = models.make_model(nodes, {"x": (4, 16)}, {"y": ("a", "b")}, {})
+    with pytest.raises(BadModel, match=r"is not known before the model runs.*tunefarm measure"):
+        read_operators(data, {})
+
+
+def test_products_that_are_not_read_are_refused() -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["a", "scale", "zero"], "quantise"),
+        helper.make_node("MatMulInteger", ["a", "w"], ["sums"], "quantised"),
+        helper.make_node("Cast", ["sums"], ["y"], "cast", to=1),
+    ]
+    weights = {"w": np.ones((16, 8), np.uint8)}
+    data = models.make_model(nodes, {"x": (4, 16)}, {"y": (4, 8)}, weights)
+    with pytest.raises(BadModel, match=r"'quantised'.*not known.*tunefarm measure"):
+        read_operators(data, {})
+
+
+def test_a_product_of_one_operand() -> None:
+    nodes = [helper.make_node("Einsum", ["x"], ["y"], "turned", equation="ij->ji")]
+    data = models.make_model(nodes, {"x": (4, 16)}, {"y": (16, 4)}, {})
+    (found,) = read_operators(data, {})
+    assert found.operator.out_bytes == 256
 
 
 # ------------------------------------------------------------------------- what is learnt

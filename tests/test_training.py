@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from coordinator.training.trainer import HELD_OUT, TrainerWorker
+from coordinator.training import trainer
+from coordinator.training.trainer import ENOUGH, HELD_OUT, MAX_PARTS, TrainerWorker
 from cost_model.features import CANDIDATE_WIDTH
-from cost_model.model import MIN_SAMPLES, Sample
+from cost_model.model import MIN_SAMPLES, CostModel, Sample
 
 
 def _samples(count: int, seed: int, noise: bool = False) -> list[Sample]:
@@ -88,3 +90,47 @@ def test_the_scores_that_decided_are_kept() -> None:
     assert second is not None
     assert list(first.scores) == ["held_out_pairwise"]
     assert list(second.scores) == ["held_out_pairwise", "in_use_pairwise"]
+
+
+def test_with_a_tenth_more_a_model_is_trained_anew_and_updated_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer, "MAX_SAMPLES", 500)  # older ones are dropped: their number stays
+    worker = TrainerWorker(1)
+    since = []
+    for seed in range(7):
+        assert worker.train(_samples(500 if seed == 0 else 20, seed)) is not None
+        since.append(worker._new)
+    assert since == [0, 20, 40, 0, 20, 40, 0]
+
+
+def test_a_model_of_many_updates_is_trained_anew() -> None:
+    first = TrainerWorker(1)
+    samples = _samples(400, 0)
+    training = first.train(samples)
+    assert training is not None
+    assert training.text is not None
+    model = CostModel(training.text)
+    for _ in range(3 * MAX_PARTS + 3):
+        model = model.updated(samples, 1)
+    assert model.parts > MAX_PARTS
+    second = TrainerWorker(1)
+    second.remember(samples)
+    second.adopt(model.text)
+    assert second.train(_samples(4, 1)) is not None
+    assert second._model is not None
+    assert second._model.parts in (1, model.parts)  # trained anew, if that ranks as well
+    assert second._trained_on == len(samples) + 4 - HELD_OUT
+
+
+def test_other_kinds_of_device_are_learnt_from_until_there_is_enough() -> None:
+    worker = TrainerWorker(1)
+    worker.remember_elsewhere(_samples(200, 0))
+    first = worker.train([])
+    assert first is not None
+    assert first.text is not None
+    assert worker._trained_on == 200
+    assert worker.train(_samples(ENOUGH - 1, 1)) is not None
+    assert worker._trained_on == 200 + ENOUGH - 1 - HELD_OUT
+    assert worker.train(_samples(1, 2)) is not None
+    assert worker._trained_on == ENOUGH - HELD_OUT

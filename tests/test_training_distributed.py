@@ -101,7 +101,11 @@ def test_two_workers_learn_as_much_as_one_process(log: TuningLog) -> None:
     assert seen.failure[fails].mean() > 2 * seen.failure[~fails].mean()
 
     async def next_job() -> Learning:
-        following, _ = learning(log, SimpleNamespace(adopt=nothing, remember=nothing), SAMPLES - 1)
+        following, _ = learning(
+            log,
+            SimpleNamespace(adopt=nothing, remember=nothing, remember_elsewhere=nothing),
+            SAMPLES - 1,
+        )
         await following.adopt()
         await finished(following)
         return following

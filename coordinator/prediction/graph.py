@@ -15,6 +15,7 @@ from coordinator.frontend.onnx_model import fold, graph_inputs, load_model, oper
 from coordinator.prediction.node_kinds import (
     ELEMENTWISE_KINDS,
     FREE,
+    UNKNOWN,
     Tensor,
     anchor_of,
     hard_steps,
@@ -110,6 +111,8 @@ class _Reader:
     def _add(self, node: Any, index: int) -> None:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise BadModel(_unknown(f"{operator(node, index)} decides what runs"))
+        if node.op_type in UNKNOWN:
+            raise BadModel(_unknown(f"{operator(node, index)} is an operator that is not known"))
         kind = kind_of(node.op_type)
         group = self._joined(node, kind)
         if group is None:
@@ -183,7 +186,7 @@ class _Reader:
             width=anchor.width,
             window=anchor.window,
             in_bytes=float(self._size(group.anchor.input[0])),
-            second_bytes=float(self._size(group.anchor.input[1])),
+            second_bytes=float(sum(self._size(name) for name in group.anchor.input[1:2])),
             other_bytes=float(sum(self._size(n) for n in group.reads if n not in factors)),
             out_bytes=out_bytes,
             steps=group.steps + (len(group.anchor.input) > 2),
@@ -201,6 +204,8 @@ class _Reader:
 
     def _size(self, name: str) -> int:
         found = self._tensors.get(name) or self._tensors.get(self._root(name))
+        if found is None and name:  # an input that is left out has no name
+            raise BadModel(_unknown(f"the shape of {name!r} is not known before the model runs"))
         return found.size_bytes if found else 0
 
 

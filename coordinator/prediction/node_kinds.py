@@ -28,6 +28,14 @@ _KINDS = {
     **dict.fromkeys(("Upsample", "Tile", "Expand", "DepthToSpace", "SpaceToDepth"), MOVE),
     **dict.fromkeys(("GatherND", "GatherElements", "ScatterND", "OneHot"), MOVE),
 }
+UNKNOWN = frozenset(
+    (
+        *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
+        *("Attention", "MultiHeadAttention", "GroupQueryAttention", "FusedMatMul", "DeformConv"),
+    )
+)
+"""Products whose shapes are not read here: taken for elementwise ones, they would cost nothing."""
+
 _STEPS = {"Clip": 2, "HardSigmoid": 3, "HardSwish": 4, "Gelu": 5, "PRelu": 2, "Mish": 4}
 _STEPS |= {"BatchNormalization": 2, "Elu": 3, "Selu": 4, "LeakyRelu": 2, "Swish": 2}
 _HARD = frozenset(
@@ -82,9 +90,6 @@ def hard_steps(op_type: str) -> int:
 
 def anchor_of(node: Any, tensors: Mapping[str, Tensor]) -> Anchor:
     """The product that a heavy node stands for; raises KeyError for a tensor of unknown shape."""
-    out = tensors[node.output[0]].shape
-    if node.op_type == "Conv":
-        return _convolution(node, out, tensors[node.input[1]].shape)
     if node.op_type == "ConvTranspose":
         x, weights = tensors[node.input[0]].shape, tensors[node.input[1]].shape
         rows = x[0] * math.prod(x[2:])
@@ -93,6 +98,9 @@ def anchor_of(node: Any, tensors: Mapping[str, Tensor]) -> Anchor:
         x, weights = tensors[node.input[0]].shape, tensors[node.input[1]].shape
         hidden = tensors[node.input[2]].shape[2]
         return Anchor(DENSE, math.prod(x[:-1]), weights[2] + hidden, weights[0] * weights[1])
+    out = tensors[node.output[0]].shape
+    if node.op_type == "Conv":
+        return _convolution(node, out, tensors[node.input[1]].shape)
     if node.op_type == "Einsum":
         return _einsum(node, out, [tensors[name].shape for name in node.input])
     x = tensors[node.input[0]].shape

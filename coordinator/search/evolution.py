@@ -45,7 +45,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Program:
-    """A scheduled workload: its whole trace, and its features (568,). Equal programs, equal hash.
+    """A scheduled workload: its whole trace, and its features. Equal programs, equal hash.
 
     ``serial``: no loop of it is divided among threads.
     """

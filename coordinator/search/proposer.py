@@ -46,7 +46,7 @@ class SearchConfig:
     fresh: int = 32
     """New programs that a batch is chosen from, besides those that the pool has kept; without a
     cost model there is nothing to choose by, and only the batch itself is made."""
-    fresh_first: int = 48
+    fresh_first: int = 128
     """Of a task of which nothing was measured yet, if a cost model knows others: with nothing to
     mutate, the model has only this choice."""
     rounds: int = 2

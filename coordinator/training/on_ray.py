@@ -220,9 +220,11 @@ def _read(
                     with tuning_log.reading() as connection:
                         up_to = min(after + BATCH_IDS, start + RANGE_IDS)
                         rows = rows_of_log.between(connection, scope, after, up_to)
-                    kept = [row for row in rows if _sound(row.features)]
-                if len(kept) < len(rows):
-                    log.warning("%d rows of damaged features are left out", len(rows) - len(kept))
+                    sound = [row for row in rows if _sound(row.features)]
+                if len(sound) < len(rows):
+                    log.warning("%d rows of damaged features are left out", len(rows) - len(sound))
+                # A workload may have got its first features since the scales were computed.
+                kept = [row for row in sound if row.workload_key in known]
                 if kept:
                     yield {
                         "packed": np.array([row.features for row in kept], dtype=object),

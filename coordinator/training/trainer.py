@@ -31,9 +31,16 @@ HELD_OUT = 16
 MAX_SAMPLES = 20_000
 """Older candidates than the newest this many no longer train."""
 
-GROWTH = 1.25
+GROWTH = 1.1
 """With so many times the candidates of the last time, a model is trained anew; in between trees are
 added to the one in use."""
+
+ENOUGH = 256
+"""With so many candidates of its own, a kind of device learns from no others any more: what is best
+differs in the end."""
+
+MAX_PARTS = 16
+"""Nor are trees added any more to a model of so many parts, whoever added them."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +71,42 @@ class TrainerWorker:
     def __init__(self, num_threads: int) -> None:
         self._num_threads = num_threads
         self._samples: dict[str, Sample] = {}  # by candidate key, the first measured first
+        self._elsewhere: list[Sample] = []
         self._reserved: dict[str, Sample] = {}
         self._model: CostModel | None = None
         self._trained_on = 0
+        self._new = 0  # candidates since the last training anew
 
     def adopt(self, text: str) -> None:
         """Begin with a model of the log, which knows what is remembered so far; raises ValueError
         if it is of other features."""
         self._model = CostModel(text)
-        self._trained_on = len(self._samples)
+        self._trained_on, self._new = len(self._samples) + len(self._elsewhere), 0
 
     def remember(self, samples: Sequence[Sample]) -> None:
         """Take in samples: of a candidate that was measured again, the least latency counts, and a
         failure outweighs any."""
         for sample in samples:
             known = self._samples.get(sample.candidate_key)
+            self._new += known is None
             self._samples[sample.candidate_key] = sample if known is None else _both(known, sample)
         surplus = len(self._samples) - MAX_SAMPLES
         for key in list(self._samples)[: max(0, surplus)]:
             del self._samples[key]
 
+    def remember_elsewhere(self, samples: Sequence[Sample]) -> None:
+        """Learn from other kinds of device, too, until there is ``ENOUGH`` of this one."""
+        self._elsewhere = list(samples)
+
     def train(self, new: Sequence[Sample]) -> Training | None:
         """Take in samples, retrain, promote; None while there are too few to learn from."""
         self.remember(new)
         known = list(self._samples.values())
+        if self._elsewhere and len(known) >= ENOUGH:
+            self._elsewhere, self._trained_on = [], 0  # so a model is trained anew
         held_out = known[-HELD_OUT:]
-        seen = [s for s in known[:-HELD_OUT] if s.candidate_key not in self._reserved]
+        own = [s for s in known[:-HELD_OUT] if s.candidate_key not in self._reserved]
+        seen = [*self._elsewhere, *own]
         if len(seen) < MIN_SAMPLES:
             return None
         started = time.monotonic()
@@ -102,8 +119,9 @@ class TrainerWorker:
     def _fit(self, seen: Sequence[Sample]) -> CostModel:
         """A model of these samples: anew, or the one in use with some trees more."""
         right = sum(sample.latency_us is not None for sample in seen)
-        if self._model is None or len(seen) >= GROWTH * self._trained_on or right < MIN_SAMPLES:
-            self._trained_on = len(seen)
+        grown = self._new >= (GROWTH - 1) * self._trained_on
+        if self._model is None or grown or self._model.parts > MAX_PARTS or right < MIN_SAMPLES:
+            self._trained_on, self._new = len(seen), 0
             return CostModel.train(seen, self._num_threads, host_lock.working)
         with host_lock.working():
             return self._model.updated(seen, self._num_threads)
@@ -121,8 +139,9 @@ class TrainerWorker:
     def consider(self, fitted: Fitted) -> Training:
         """Promote a model that was trained elsewhere, without what is reserved, if it orders that
         at least as well as the one in use."""
-        model, held_out = CostModel(fitted.text), list(self._reserved.values())
+        held_out = list(self._reserved.values())
         self.release()
+        model = CostModel(fitted.text)
         with host_lock.working():
             after = accuracy(model, held_out)
             before = None if self._model is None else accuracy(self._model, held_out)
@@ -184,6 +203,10 @@ class Trainer:
     async def remember(self, samples: Sequence[Sample]) -> None:
         """See TrainerWorker.remember."""
         await self._actor.call("remember", samples)
+
+    async def remember_elsewhere(self, samples: Sequence[Sample]) -> None:
+        """See TrainerWorker.remember_elsewhere."""
+        await self._actor.call("remember_elsewhere", samples)
 
     async def train(self, new: Sequence[Sample]) -> Training | None:
         """See TrainerWorker.train."""
