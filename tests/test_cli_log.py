@@ -13,7 +13,7 @@ from coordinator.cli.log_prune import age
 from coordinator.cli.log_tables import plain, size
 from coordinator.cli.main import parser
 from coordinator.tuning_log import TuningLog
-from coordinator.tuning_log.schema import measurements
+from coordinator.tuning_log.schema import imports, measurements
 from protos.records import Candidate, JobState, MeasurementStatus
 from tests.test_cli import Run, refused, run  # noqa: F401 (a fixture)
 from tests.test_tuning_log import KIND, failed, ok, spec, task
@@ -77,6 +77,22 @@ def test_top_of_a_model(run: Run, job_id: str) -> None:  # noqa: F811
     (found,) = json.loads(run("log", "top", f"{NAME}.onnx", "--json", *LOG).stdout)
     assert found["tasks"][0]["best_us"] == pytest.approx(10.0)
     assert json.loads(run("log", "top", job_id, "--json", *LOG).stdout) == [found]
+
+
+def test_what_was_imported_is_marked(run: Run, job_id: str, tmp_path: Path) -> None:  # noqa: F811
+    log = TuningLog.open(str(tmp_path / "log.db"))
+    with log.writing() as connection:
+        found = {"source": "f", "format": "parquet", "imported_by": "unknown", "imported_at": 0.0}
+        connection.execute(sa.insert(imports).values(import_id=1, records=1, **found))
+        first = measurements.c.candidate_key == candidate(0).key
+        connection.execute(sa.update(measurements).where(first).values(import_id=1, job_id=None))
+    log.close()
+    of_workload = run("log", "top", "ab12cd", *LOG).stdout
+    assert f"{candidate(0).key} (imported)\n" in of_workload
+    assert of_workload.count("imported") == 1
+    assert f"{candidate(0).key} (imported)\n" in run("log", "top", NAME, *LOG).stdout
+    (top,) = json.loads(run("log", "top", KEY, "--json", *LOG).stdout)
+    assert [one["imported"] for one in top["candidates"]] == [True, *[False] * 4]
 
 
 def test_what_is_in_the_log_is_shown_as_it_is(run: Run, job_id: str) -> None:  # noqa: F811

@@ -107,14 +107,14 @@ def test_two_workers_learn_as_much_as_one_process(log: TuningLog) -> None:
             SAMPLES - 1,
         )
         await following.adopt()
-        await finished(following)
         return following
 
     async def nothing(*_: object) -> None:
         pass
 
-    # which would fail if it were to train on the same once more
-    assert asyncio.run(next_job()).experienced
+    following = asyncio.run(next_job())
+    assert following.experienced
+    assert following._on_all is None  # it is not trained on the same once more
 
 
 @pytest.mark.usefixtures("_ray")

@@ -362,7 +362,7 @@ def test_an_impossible_time_never_wins(log: TuningLog, repeats_s: tuple[float, .
     liar, honest = Candidate("w1", "liar"), Candidate("w1", "honest")
     log.record(job_id, KIND, liar, ok(liar, "lease-1", *repeats_s))
     log.record(job_id, KIND, honest, ok(honest, "lease-1"))
-    assert log.best(["w1"], KIND)["w1"].candidate == honest
+    assert [record.candidate for record in log.best_k("w1", KIND, 2)] == [honest]
 
 
 # ---------------------------------------------------------------------------------- asking
@@ -395,15 +395,13 @@ def test_the_best_is_the_fastest_correct_one_of_the_kind(log: TuningLog) -> None
     log.record(job_id, "kind-b", slow, ok(slow, "lease-2", 1e-9))
     ids = {outcome.candidate: outcome.measurement_id for outcome in log.outcomes("w1", KIND)}
 
-    best = log.best(["w1", "w2", "w3"], KIND)
-    assert best["w1"] == BestRecord(ids[untuned], untuned, 1000.0)
-    assert best["w2"].candidate == other
-    assert set(best) == {"w1", "w2"}
-    tuned = log.best(["w1", "w2"], KIND, tuned_only=True)
-    assert {key: record.candidate for key, record in tuned.items()} == {"w1": fast}
-    assert log.untuned_us(["w1", "w2", "w3"], KIND) == pytest.approx({"w1": 1000.0, "w2": 7000.0})
-    assert log.untuned_us(["w1"], "kind-b") == {}
-    assert log.best([], KIND) == {}
+    best = log.best_k("w1", KIND, 9)
+    assert best[0] == BestRecord(ids[untuned], untuned, 1000.0)
+    assert [record.candidate for record in best] == [untuned, fast, slow]
+    assert log.best_k("w1", KIND, 2) == best[:2]
+    assert [record.candidate for record in log.best_k("w2", KIND, 9)] == [other]
+    assert [record.candidate for record in log.best_k("w1", "kind-b", 9)] == [slow]
+    assert log.best_k("w3", KIND, 9) == []
 
 
 def test_evidence_is_of_all_records_of_a_candidate(log: TuningLog) -> None:
@@ -479,23 +477,6 @@ def test_records_of_other_tools_and_farms_are_doubtful(log: TuningLog) -> None:
     assert log.kinds() == [KIND, "kind-b"]
 
 
-def test_counts_are_of_candidates_without_the_untuned(log: TuningLog) -> None:
-    job_id = new_job(log, "w1", "w2", "w3")
-    lost, crash = MeasurementStatus.DEVICE_LOST, MeasurementStatus.CRASHED
-    a, b, untuned = (Candidate("w1", trace) for trace in ("a", "b", UNTUNED_TRACE))
-    c = Candidate("w2", "c")
-    log.record(job_id, KIND, a, failed(a, "lease-1", lost))
-    log.record(job_id, KIND, a, ok(a, "lease-2"))
-    log.record(job_id, KIND, b, failed(b, "lease-2", crash))
-    log.record(job_id, KIND, untuned, ok(untuned, "lease-2"))
-    log.record(job_id, KIND, c, ok(c, "lease-2"))
-    log.record(job_id, "kind-b", c, ok(c, "lease-4"))
-    assert log.counts(["w1", "w2", "w3"], KIND) == TrialCounts(total=3, ok=2, failed=1)
-    assert log.counts(["w1"], KIND) == TrialCounts(total=2, ok=1, failed=1)
-    assert log.counts([], KIND) == TrialCounts()
-    assert log.trials_per_task(["w1", "w2", "w3"], KIND) == {"w1": 2, "w2": 1, "w3": 0}
-
-
 def test_warm_and_cold_caches_never_answer_for_each_other(log: TuningLog) -> None:
     warm_job = new_job(log)
     cold_job = log.add_job(spec(cold_cache=True), "here:1", embedded=True)
@@ -517,14 +498,11 @@ def test_warm_and_cold_caches_never_answer_for_each_other(log: TuningLog) -> Non
         sha256 = ok(candidate, "").artifact_sha256
         assert log.measured(KIND, sha256, cold_cache=is_cold) is not None
         assert log.measured(KIND, sha256, cold_cache=not is_cold) is None
-        best = log.best(["w1"], KIND, tuned_only=True, cold_cache=is_cold)
-        assert best["w1"].candidate == candidate
-    assert log.untuned_us(["w1"], KIND) == pytest.approx({"w1": 2000.0})
-    assert log.untuned_us(["w1"], KIND, cold_cache=True) == pytest.approx({"w1": 7000.0})
-    assert log.counts(["w1"], KIND) == TrialCounts(total=1, ok=1)
-    assert log.counts(["w1"], KIND, cold_cache=True) == TrialCounts(total=2, ok=1, failed=1)
-    assert log.trials_per_task(["w1"], KIND) == {"w1": 1}
-    assert log.trials_per_task(["w1"], KIND, cold_cache=True) == {"w1": 2}
+        best = log.best_k("w1", KIND, 9, cold_cache=is_cold)
+        assert [record.candidate for record in best] == [candidate, untuned]
+        assert best[1].latency_us == pytest.approx(7000.0 if is_cold else 2000.0)
+    assert len(log.evidence("w1", KIND)) == 2
+    assert len(log.evidence("w1", KIND, cold_cache=True)) == 3
     assert spec().identity != cold_job.spec.identity
 
 

@@ -6,12 +6,14 @@ import dataclasses
 import json
 
 import pytest
+import sqlalchemy as sa
 
 from coordinator.cli.log_show import _print_entry
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.browse import top_job, top_model, top_workload
 from coordinator.tuning_log.entries import Entry, entry, trace_text, workload_json
 from coordinator.tuning_log.naming import Named, device_kind, find
+from coordinator.tuning_log.schema import imports, measurements
 from coordinator.tuning_log.stats import stats
 from protos.errors import BadRequest, NotFound
 from protos.records import (
@@ -170,6 +172,24 @@ def test_finalists_come_before_those_they_have_beaten(log: TuningLog) -> None:
     assert found.candidates[1].latency_us == pytest.approx(13.25)
     pooled = {item.candidate.key: item.pooled_us for item in log.evidence(KEY, KIND)}
     assert {one.candidate_key: one.latency_us for one in found.candidates} == pooled
+
+
+def test_what_others_have_measured_is_marked(log: TuningLog) -> None:
+    job_id = new_job(log)
+    for number in (1, 2):
+        record(log, job_id, candidate(number), 10.0 * number)
+    suspect = failed(candidate(1), "l", MeasurementStatus.SUSPECT)
+    with log.writing() as connection:
+        found = {"source": "f", "format": "parquet", "imported_by": "unknown", "imported_at": 0.0}
+        connection.execute(sa.insert(imports).values(import_id=1, records=2, **found))
+        connection.execute(sa.update(measurements).values(import_id=1, job_id=None))
+    record(log, job_id, candidate(2), 21.0)
+    log.record(job_id, KIND, candidate(1), suspect)
+    with log.reading() as connection:
+        (top,) = top_workload(connection, KEY, 10)
+        (model,) = top_job(connection, job_id)
+    assert [one.imported for one in top.candidates] == [True, False]
+    assert [one.imported for one in model.tasks] == [True, False]
 
 
 def test_the_tasks_of_a_models_newest_job(log: TuningLog) -> None:

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+import tvm
 
 from coordinator.cli.log_exchange import _print_damages
 from coordinator.cli.main import main
+from coordinator.frontend.workload import canonical_workload
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.exchange import parquet_export
 from coordinator.tuning_log.exchange.columns import TABLES, from_ns, to_ns
@@ -27,10 +29,11 @@ from coordinator.tuning_log.exchange.parquet_import import import_parquet
 from coordinator.tuning_log.exchange.report import Damaged, ImportReport, no_progress
 from coordinator.tuning_log.exchange.selection import Filters, select
 from coordinator.tuning_log.exchange.tvm_process import TvmProcess
-from coordinator.tuning_log.schema import imports, measurements
+from coordinator.tuning_log.schema import imports, measurements, workloads
 from protos.errors import BadRequest, NotFound
 from protos.records import Candidate, MeasurementStatus, sha256_hex
 from tests.exchange import KIND, answers, fill, operator, reordered, rows, untuned
+from tests.kernels import FAULTS
 from tests.test_tuning_log import failed, ok
 
 pytest_plugins = ("tests.postgres",)
@@ -244,9 +247,10 @@ def test_no_page_sorts_the_whole_kind_of_device(here: TuningLog, filters: Filter
         sa.event.listen(connection.engine, "before_cursor_execute", explain)
         condition = select(connection, filters).condition(by_id=True)
         pages = list(parquet_export._by_key(connection, "measurements", condition))
-    here.samples_after(KIND, False, 1, 0, 10)
     assert sum(map(len, pages)) > 1
-    assert len(plans) >= 3
+    here.samples_after(KIND, False, 1, 0, 10)
+    here.newest_samples(KIND, False, 1, 10)
+    assert len(plans) >= 4
     assert not [plan for plan in plans if "TEMP B-TREE" in plan[-1]]
 
 
@@ -359,6 +363,27 @@ def test_what_is_not_what_its_key_says_is_not_kept(
     kept = [row for row in rows(here) if row["candidate_key"] not in missing]
     assert rows(there) == kept
     assert report.imported == len(kept)
+
+
+def test_what_a_workload_says_of_itself_is_what_tvm_says(
+    here: TuningLog, there: TuningLog, process: TvmProcess, tmp_path: Path
+) -> None:
+    export_parquet(here, tmp_path / "out", ALL)
+    keys = [row["key"] for row in table(tmp_path / "out", "workloads")]
+    damaged_copy(tmp_path / "out", "workloads", num_outputs=[2], flops=[None, 1.0])
+    report = read(there, tmp_path / "out", process)
+    assert str(report.damages[0]) == "workloads.parquet:1: 2 outputs, where the workload writes 1"
+    with there.reading() as connection:
+        (kept,) = connection.execute(sa.select(workloads)).all()
+    size = next(size for size in (16, 24) if operator(size).workload_key == keys[1])
+    assert (kept.key, kept.flops) == (keys[1], operator(size).flops)
+
+
+def test_outputs_that_are_not_clear_are_believed(process: TvmProcess) -> None:
+    without_blocks = canonical_workload(FAULTS["doubled"])
+    text = str(tvm.ir.save_json(without_blocks))
+    assert process.ask("describe", workload_json=text)["num_outputs"] is None
+    assert process.ask("describe", workload_json=operator().workload_json)["num_outputs"] == 1
 
 
 def test_names_that_are_not_canonical_are_made_so(

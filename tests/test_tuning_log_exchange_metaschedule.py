@@ -24,7 +24,7 @@ from coordinator.tuning_log.exchange.tvm_process import TvmProcess
 from coordinator.tuning_log.schema import candidates, measurements, workloads
 from device_agent.build import build_kernel, register_intrinsics
 from protos.errors import BadRequest
-from protos.records import UNTUNED_TRACE, MeasurementStatus
+from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus
 from tests.exchange import KIND, TARGET, fill, operator, reordered, untuned
 from tests.test_tuning_log import failed, ok
 
@@ -152,6 +152,21 @@ def test_one_kind_one_cache_and_the_right_ones_only(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_trace_of_several_lines_is_one_of_the_file(
+    log: TuningLog, process: TvmProcess, tmp_path: Path
+) -> None:
+    """The key of a candidate is of its text, so an import keeps that as it is."""
+    fill(log)
+    spaced = json.dumps(json.loads(reordered(unrolled=True).trace_json), indent=1)
+    one = Candidate(operator().workload_key, spaced)
+    log.record(log.jobs()[0].job_id, KIND, one, ok(one, "lease-spaced", 1e-4))
+    write(log, tmp_path / "out", process, workload=one.workload_key, best=1)
+    (line,) = (tmp_path / "out" / RECORDS).read_text().splitlines()
+    assert json.loads(line)[1][0] == json.loads(spaced)
+    (record,) = stock(tmp_path / "out").get_all_tuning_records()
+    assert [float(run_s) for run_s in record.run_secs] == [1e-4]
+
+
 def test_finalists_come_before_those_they_have_beaten(
     log: TuningLog, process: TvmProcess, tmp_path: Path
 ) -> None:
@@ -196,7 +211,7 @@ def test_stock_records_become_seeds(
     assert kind.startswith("metaschedule-")
     assert {(row.job_id, row.device, row.status) for row in found} == {(None, None, "OK")}
     assert log.outcomes(workload.key, KIND) == []
-    best = log.best([workload.key], kind)[workload.key]
+    (best,) = log.best_k(workload.key, kind, 1)
     assert best.latency_us == pytest.approx(1100)
     assert log.measured(kind, "0" * 64) is None
     built = [
@@ -238,6 +253,7 @@ def damage(folder: Path, tuned: Path) -> None:
         [0, [[["x"], {}], run_s, target, args]],
         {"trace": []},
         [0, [trace, [-(10**400)], target, args]],
+        [10**4300 - 1, good[1]],
     ]
     text = "\n".join([*map(json.dumps, bad), '[0,[[[["', "x" * (6 << 20), *records]) + "\n"
     (folder / RECORDS).write_text(text)
@@ -251,7 +267,7 @@ def test_damaged_lines_are_named_and_the_others_kept(
     report = read(log, tmp_path / "bad", process)
     log.close()
     assert report.imported == len((tuned / RECORDS).read_text().splitlines()) - 1
-    assert report.damaged == 3 + 13
+    assert report.damaged == 3 + 14
     said = "\n".join(str(each) for each in report.damages)
     assert f"{WORKLOADS}:2: no JSON" in said
     assert f"{WORKLOADS}:3: ValueError: the structural hash is not" in said
@@ -264,8 +280,9 @@ def test_damaged_lines_are_named_and_the_others_kept(
         7: "nobody",
         10: "no record",
         11: "too large",
-        12: "no JSON",
-        13: "longer than",
+        12: "no record",
+        13: "no JSON",
+        14: "longer than",
     }.items():
         assert any(f"{RECORDS}:{row}: " in line and words in line for line in said.splitlines())
 

@@ -199,20 +199,17 @@ def test_the_best_and_the_untuned_stay_with_all_that_is_known_of_them(
         for key in connection.execute(sa.select(candidates.c.key)).scalars().all():
             row = {"candidate_key": key, "version": 1, "data": b"features"}
             connection.execute(sa.insert(candidate_features).values(row))
-    best = log.best(["w1"], KIND), log.best(["w1"], KIND, tuned_only=True)
-    untuned = log.untuned_us(["w1"], KIND)
+    best = log.best_k("w1", KIND, 2)
     done = pruned(log)
     kept = [item for item in evidence if item.candidate in (UNTUNED, candidate(1), candidate(2))]
     assert log.evidence("w1", KIND) == kept
-    assert (log.best(["w1"], KIND), log.best(["w1"], KIND, tuned_only=True)) == best
-    assert log.untuned_us(["w1"], KIND) == untuned
+    assert log.best_k("w1", KIND, 2) == best
     assert log.evidence("w1", "kind-b") != []
     assert done.measurements[KIND].rows == done.candidates.rows == 4
     assert done.known == {KIND: 8, "kind-b": 1}
     assert done.measurements.keys() == {KIND}
     assert done.candidates.size_bytes > 0
     assert rows(log, candidate_features) == rows(log, candidates)
-    assert log.counts(["w1"], KIND).total == 2
 
 
 def test_what_is_young_stays(log: TuningLog, farm: Farm) -> None:
@@ -229,9 +226,9 @@ def test_warm_and_cold_caches_have_their_own_best(log: TuningLog, farm: Farm) ->
         farm.record(job_id, candidate(number), 100, 10.0 * number)
         cold = circumstances(cold_cache=True)
         farm.record(job_id, candidate(number), 100, 100.0 / number, circumstances=cold)
-    best = log.best(["w1"], KIND), log.best(["w1"], KIND, cold_cache=True)
+    best = log.best_k("w1", KIND, 2), log.best_k("w1", KIND, 2, cold_cache=True)
     assert pruned(log).rows == 4
-    assert (log.best(["w1"], KIND), log.best(["w1"], KIND, cold_cache=True)) == best
+    assert (log.best_k("w1", KIND, 2), log.best_k("w1", KIND, 2, cold_cache=True)) == best
     assert len(log.outcomes("w1", KIND)) == len(log.outcomes("w1", KIND, cold_cache=True)) == 2
 
 
@@ -394,7 +391,7 @@ def test_interrupted_it_loses_nothing_else(log: TuningLog, farm: Farm) -> None:
     job_id = new_job(log)
     for number in range(1, 13):
         farm.record(job_id, candidate(number), 100, 10.0 * number)
-    best = log.best(["w1"], KIND)
+    best = log.best_k("w1", KIND, 2)
 
     def interrupt(what: str, done: int, of: int) -> None:
         if what == "measurements deleted" and done >= 6:
@@ -407,7 +404,28 @@ def test_interrupted_it_loses_nothing_else(log: TuningLog, farm: Farm) -> None:
     assert pruner.done.rows == 6
     assert len(log.outcomes("w1", KIND)) == 6
     assert pruned(log).rows == 4
-    assert log.best(["w1"], KIND) == best
+    assert log.best_k("w1", KIND, 2) == best
+
+
+def test_a_workload_goes_with_the_last_of_its_candidates(log: TuningLog, farm: Farm) -> None:
+    job_id = new_job(log)
+    farm.record(job_id, candidate(1), 100, status=MeasurementStatus.CRASHED)
+    log.set_tasks(job_id, [])
+    interrupting = [True]
+
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
+        if statement.startswith("DELETE FROM workloads") and interrupting.pop():
+            raise KeyboardInterrupt
+
+    with log.reading() as connection:
+        sa.event.listen(connection.engine, "before_cursor_execute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Pruner(log, KEEP).delete()
+    check_whole(log)
+    interrupting.append(False)
+    done = pruned(log)
+    assert (done.rows, done.candidates.rows, done.workloads.rows) == (1, 1, 1)
+    assert rows(log, workloads) == set()
 
 
 def test_no_index_is_built_for_nothing_and_none_is_left(log: TuningLog, farm: Farm) -> None:

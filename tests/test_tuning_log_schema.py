@@ -18,12 +18,12 @@ from coordinator.tuning_log.schema import metadata
 from coordinator.tuning_log.upgrade import MIGRATIONS
 from protos.errors import BadRequest, StaleSchema
 from protos.records import (
+    UNTUNED_TRACE,
     Candidate,
     DeviceLimits,
     JobState,
     Measurement,
     MeasurementStatus,
-    TrialCounts,
 )
 
 pytest_plugins = ("tests.postgres",)
@@ -35,7 +35,9 @@ BEFORE_LABELS = REVISIONS / "0006.sql"
 
 def execute(url: str, *statements: str) -> None:
     if url.startswith("sqlite"):
-        with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(exist_ok=True)
+        with sqlite3.connect(path) as database:
             for statement in statements:
                 database.execute(statement)
         database.close()
@@ -251,11 +253,12 @@ def test_a_log_of_the_first_revision_is_brought_up(tmp_path: Path) -> None:
     assert [(e.name, e.latency_ms) for e in job.result.engines] == [("onnxruntime", 2.5)]
     assert (job.result.engine, job.result.tuned_ms) == ("tunefarm", 1.25)
     assert [task.name for task in log.tasks(job.job_id)] == ["fused_w1", "fused_w2"]
-    best = log.best(["w1", "w2"], "kind-a")
-    assert {key: record.latency_us for key, record in best.items()} == {"w1": 1000.0}, "the least"
-    assert best["w1"].candidate == Candidate("w1", '["fast"]')
-    assert log.untuned_us(["w1"], "kind-a") == {"w1": 8000.0}
-    assert log.counts(["w1", "w2"], "kind-a") == TrialCounts(total=3, ok=1, failed=2)
+    best = {record.candidate: record.latency_us for record in log.best_k("w1", "kind-a", 9)}
+    fast, untuned = Candidate("w1", '["fast"]'), Candidate("w1", UNTUNED_TRACE)
+    assert best == {fast: 1000.0, untuned: 8000.0}, "the least"
+    assert log.best_k("w2", "kind-a", 9) == []
+    tried = log.evidence("w1", "kind-a") + log.evidence("w2", "kind-a")
+    assert len({item.candidate for item in tried} - {untuned}) == 3
     fast = log.outcomes("w1", "kind-a")[1]
     measurement = log.measured("kind-a", fast.artifact_sha256)
     assert measurement is not None

@@ -157,12 +157,18 @@ def _print_workload(best: Sequence[TopWorkload]) -> int:
                 "yes" if found.final else "no",
                 found.right,
                 moment(found.measured_at),
-                found.candidate_key + (" (untuned)" if found.untuned else ""),
+                _marked(found.candidate_key, untuned=found.untuned, imported=found.imported),
             )
         show(rows)
     if not best:
         say("no candidate of this workload was measured and right")
     return 0
+
+
+def _marked(key: str | None, **marks: bool) -> str:
+    """A candidate with what is to be known of it."""
+    words = ", ".join(word for word, so in marks.items() if so)
+    return f"{key or ''}{f' ({words})' if words else ''}"
 
 
 def _print_models(models: Sequence[TopModel]) -> int:
@@ -185,7 +191,7 @@ def _print_models(models: Sequence[TopModel]) -> int:
                 ratio(task.speed_up),
                 "–" if task.share is None else f"{100 * task.share:.1f} %",
                 task.workload_key,
-                task.candidate_key,
+                _marked(task.candidate_key, imported=task.imported),
             )
         show(rows)
     if not models:

@@ -13,12 +13,12 @@ from protos.records import TaskProgress
 from .candidate_records import (
     CandidateRecord,
     by_candidate,
-    device_kinds,
     evidence_of,
     records_of,
     untuned_key,
 )
 from .evidence import Evidence
+from .measurements import device_kinds
 from .naming import newest_job
 from .schema import job_tasks, jobs
 from .values import from_json
@@ -30,6 +30,7 @@ class TopCandidate:
 
     ``latency_us`` is what it counts with: the median over the turns of its finals (``final``), or
     the least of its samples. ``over_untuned`` is how many times as fast as the untuned program.
+    ``imported`` is one of which no right measurement is this farm's.
     """
 
     candidate_key: str
@@ -39,6 +40,7 @@ class TopCandidate:
     right: int
     measured_at: float
     over_untuned: float | None
+    imported: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class TopWorkload:
 
 @dataclass(frozen=True)
 class TopTask:
-    """A task of a model; ``share`` is of the time of all that were measured."""
+    """A task of a model; ``share`` is of the time of all that were measured, ``imported`` says that
+    its best candidate is."""
 
     name: str
     workload_key: str
@@ -64,6 +67,7 @@ class TopTask:
     speed_up: float | None
     share: float | None
     candidate_key: str | None
+    imported: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def _candidate(
         right=len(right),
         measured_at=max(record.measured_at for record in right),
         over_untuned=untuned_us / latency_us if untuned_us and latency_us else None,
+        imported=all(record.import_id is not None for record in right),
     )
 
 
@@ -191,7 +196,7 @@ def _tasks(
         first = one.candidates[0]
         share = weight * first.latency_us / total_us if total_us else None
         figures = (one.untuned_us, first.latency_us, first.over_untuned, share)
-        return TopTask(name, key, weight, *figures, first.candidate_key)
+        return TopTask(name, key, weight, *figures, first.candidate_key, first.imported)
 
     found = [task(*row) for row in rows]
     return tuple(sorted(found, key=lambda one: -(one.share or 0.0)))

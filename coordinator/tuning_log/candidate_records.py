@@ -6,17 +6,16 @@ For questions of the whole log: a trace is three kilobytes, and there may be a m
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from protos.records import UNTUNED_TRACE, Candidate, EvaluatorConfig, MeasurementStatus
+from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus
 
-from .evidence import Evidence, Samples, is_final, pool
+from .evidence import Evidence, Samples, per_turn, pool
 from .measurements import Outcome
 from .schema import measurements
-from .values import from_json, numbers_from_json
+from .values import numbers_from_json
 
 RECORD_BYTES = 1000
 """Of a measurement and its places in the indexes, about, beside the texts of various lengths."""
@@ -41,25 +40,7 @@ class CandidateRecord(NamedTuple):
     @property
     def final(self) -> bool:
         """Whether it belongs to finals."""
-        return self.evaluator_json is not None and _per_turn(self.evaluator_json) > 0
-
-
-@lru_cache(maxsize=256)
-def _per_turn(evaluator_json: str) -> int:
-    evaluator = from_json(EvaluatorConfig, evaluator_json)
-    return max(evaluator.repeat, 1) if is_final(evaluator) else 0
-
-
-def device_kinds(connection: sa.Connection) -> list[str]:
-    """Each kind of device that has a record: one step down an index for each."""
-    kind = measurements.c.device_kind
-    found: list[str] = []
-    while True:
-        query = sa.select(sa.func.min(kind)).where(kind > (found[-1] if found else ""))
-        following = connection.execute(query).scalar_one()
-        if following is None:
-            return found
-        found.append(following)
+        return per_turn(self.evaluator_json) > 0
 
 
 def records_of(
@@ -100,8 +81,8 @@ def evidence_of(
             status = MeasurementStatus[record.status]
             known.append(Outcome(record.id, stand_in, status, record.latency_us, "", ""))
             if repeated and record.latency_us is not None:
-                per_turn = _per_turn(record.evaluator_json) if record.evaluator_json else 0
-                samples[record.id] = Samples(numbers_from_json(record.repeats_s_json), per_turn)
+                repeats_s = numbers_from_json(record.repeats_s_json)
+                samples[record.id] = Samples(repeats_s, per_turn(record.evaluator_json))
     return {item.candidate.trace_json: item for item in pool(known, samples)}
 
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from protos.records import UNTUNED_TRACE
 
 from .browse import top_workload
-from .candidate_records import by_candidate, device_kinds, evidence_of, records_of, untuned_key
+from .candidate_records import by_candidate, evidence_of, records_of, untuned_key
+from .measurements import device_kinds
 from .naming import Named, newest_job
 from .schema import (
     candidate_features,

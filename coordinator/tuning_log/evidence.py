@@ -135,13 +135,16 @@ def _samples(connection: sa.Connection, ids: Sequence[int]) -> dict[int, Samples
             m.id.in_(ids[start : start + _IDS_PER_QUERY])
         )
         for row in connection.execute(query):
-            per_turn = _per_turn(row.evaluator_json) if row.evaluator_json is not None else 0
-            found[row.id] = Samples(numbers_from_json(row.repeats_s_json), per_turn)
+            repeats_s = numbers_from_json(row.repeats_s_json)
+            found[row.id] = Samples(repeats_s, per_turn(row.evaluator_json))
     return found
 
 
 @lru_cache(maxsize=256)
-def _per_turn(evaluator_json: str) -> int:
+def per_turn(evaluator_json: str | None) -> int:
+    """The samples in a turn of a measurement under this policy; 0 if it belongs to no finals."""
+    if evaluator_json is None:
+        return 0
     evaluator = from_json(EvaluatorConfig, evaluator_json)
     return max(evaluator.repeat, 1) if is_final(evaluator) else 0
 

@@ -9,13 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from protos.errors import BadRequest
-from protos.records import (
-    UNTUNED_TRACE,
-    Candidate,
-    Measurement,
-    MeasurementStatus,
-    TrialCounts,
-)
+from protos.records import Candidate, Measurement, MeasurementStatus
 
 from .append import append
 from .circumstances import measurement_columns, measurement_of
@@ -174,80 +168,7 @@ def measured(
     return None if row is None else measurement_of(row)
 
 
-def best(
-    connection: sa.Connection,
-    workload_keys: Sequence[str],
-    device_kind: str,
-    tuned_only: bool,
-    cold_cache: bool,
-) -> dict[str, BestRecord]:
-    """The fastest record of each workload that has one."""
-    found = {}
-    for workload_key in dict.fromkeys(workload_keys):
-        # One short walk down an index for each: a single statement would read every record.
-        query = _fastest(device_kind, workload_key, cold_cache)
-        if tuned_only:
-            query = query.where(measurements.c.candidate_key != _untuned_key(workload_key))
-        row = connection.execute(query).first()
-        if row is not None:
-            candidate = Candidate(workload_key, row.trace_json)
-            found[workload_key] = BestRecord(row.id, candidate, row.latency_us)
-    return found
-
-
-def untuned_us(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
-) -> dict[str, float]:
-    """The fastest time of each workload's untuned program, where it was measured."""
-    m = measurements.c
-    found = {}
-    for workload_key in dict.fromkeys(workload_keys):
-        query = sa.select(sa.func.min(m.latency_us)).where(
-            _of_kind(device_kind, cold_cache),
-            m.workload_key == workload_key,
-            m.candidate_key == _untuned_key(workload_key),
-        )
-        latency_us = connection.execute(query).scalar_one()
-        if latency_us is not None:
-            found[workload_key] = latency_us
-    return found
-
-
-def counts(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
-) -> TrialCounts:
-    """Candidates tried, each once, the untuned left out; ok if any of its records is."""
-    m = measurements.c
-    right = sa.case((m.status == MeasurementStatus.OK.name, 1), else_=0)
-    # Grouped in the order of the index, which COUNT(DISTINCT) would sort again.
-    tried = (
-        sa.select(sa.func.max(right).label("ok"))
-        .where(_trials(workload_keys, device_kind, cold_cache))
-        .group_by(m.workload_key, m.candidate_key)
-        .subquery()
-    )
-    query = sa.select(
-        sa.func.count().label("total"), sa.func.coalesce(sa.func.sum(tried.c.ok), 0).label("ok")
-    ).select_from(tried)
-    row = connection.execute(query).one()
-    return TrialCounts(total=row.total, ok=row.ok, failed=row.total - row.ok)
-
-
-def trials_per_task(
-    connection: sa.Connection, workload_keys: Sequence[str], device_kind: str, cold_cache: bool
-) -> dict[str, int]:
-    """Candidates tried of each workload, the untuned left out; 0 where there are none."""
-    m = measurements.c
-    query = (
-        sa.select(m.workload_key, sa.func.count(m.candidate_key.distinct()).label("trials"))
-        .where(_trials(workload_keys, device_kind, cold_cache))
-        .group_by(m.workload_key)
-    )
-    tried = {row.workload_key: row.trials for row in connection.execute(query)}
-    return {workload_key: tried.get(workload_key, 0) for workload_key in workload_keys}
-
-
-def kinds(connection: sa.Connection) -> list[str]:
+def device_kinds(connection: sa.Connection) -> list[str]:
     """Every kind of device with a record."""
     m = measurements.c
     found: list[str] = []
@@ -271,39 +192,9 @@ def _lease_order(measurement: Measurement) -> tuple[str, str]:
     return measurement.lease_id, measurement.candidate_key
 
 
-def _untuned_key(workload_key: str) -> str:
-    return Candidate(workload_key, UNTUNED_TRACE).key
-
-
 def _of_kind(device_kind: str, cold_cache: bool) -> sa.ColumnElement[bool]:
     """What answers: the same kind of device, and caches as warm or as cold."""
     m = measurements.c
     return sa.and_(
         m.device_kind == device_kind, m.cold_cache.is_(sa.true() if cold_cache else sa.false())
-    )
-
-
-def _fastest(device_kind: str, workload_key: str, cold_cache: bool) -> sa.Select[Any]:
-    m = measurements.c
-    return (
-        sa.select(m.id, m.latency_us, candidates.c.trace_json)
-        .join(candidates, candidates.c.key == m.candidate_key)
-        .where(
-            _of_kind(device_kind, cold_cache),
-            m.workload_key == workload_key,
-            m.latency_us.is_not(None),
-        )
-        .order_by(m.latency_us, m.id)
-        .limit(1)
-    )
-
-
-def _trials(
-    workload_keys: Sequence[str], device_kind: str, cold_cache: bool
-) -> sa.ColumnElement[bool]:
-    untuned = [_untuned_key(workload_key) for workload_key in workload_keys]
-    return sa.and_(
-        _of_kind(device_kind, cold_cache),
-        measurements.c.workload_key.in_(workload_keys),
-        measurements.c.candidate_key.not_in(untuned),
     )

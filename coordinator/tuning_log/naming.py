@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from protos.errors import BadRequest, NotFound
 
-from .candidate_records import device_kinds
+from .measurements import device_kinds
 from .schema import candidates, cost_models, devices, job_tasks, jobs, measurements, workloads
 
 SHORTEST = 6

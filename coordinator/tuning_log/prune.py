@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from .candidate_records import CandidateRecord, device_kinds, records_of
+from .candidate_records import CandidateRecord, records_of
+from .measurements import device_kinds
 from .prune_rows import (
     UNFINISHED,
     candidate_sizes,
@@ -135,7 +136,7 @@ class Pruner:
         if pending:
             with indexed(self._log):
                 while pending:
-                    self._delete_workloads(self._delete_records(pending))
+                    self._delete_records(pending)
                     self._progress("measurements deleted", done.rows, found.rows)
         keep = self._retention.cost_models
         for one in delete_cost_models(self._log, keep, self._before):
@@ -198,12 +199,12 @@ class Pruner:
             gone = {record.candidate_key for some in records.values() for record in some}
             yield _Plan(key, records, tuple(sorted(gone - staying)), not staying)
 
-    def _delete_records(self, pending: list[str]) -> list[str]:
-        """One transaction: measurements of the last of these workloads, and candidates that are
-        left without any. Takes the workloads that are through from the list; returns those that
-        have none left."""
+    def _delete_records(self, pending: list[str]) -> None:
+        """One transaction: measurements of the last of these workloads, candidates that are left
+        without any, and workloads that this leaves without a candidate. Takes the workloads that
+        are through from the list."""
         left = self._rows_per_transaction
-        emptied = []
+        emptied: list[str] = []
         gone: list[tuple[str, Sequence[CandidateRecord]]] = []
         orphans = Amount()
         through = 0
@@ -223,30 +224,31 @@ class Pruner:
                 if plan and plan.records and plan.empty and rest == 0:
                     emptied.append(plan.workload_key)
                 orphans.add(*delete_orphans(connection, plan.candidates if plan else ()))
+            empty_bytes = _delete_workloads(connection, emptied)
         # Only now has any of it gone.
         del pending[len(pending) - through :]
         for kind, some in gone:
             amount = self.done.measurements.setdefault(kind, Amount())
             amount.add(len(some), sum(record.size_bytes for record in some))
         self.done.candidates.add(orphans.rows, orphans.size_bytes)
-        return emptied
+        self.done.workloads.add(len(empty_bytes), sum(empty_bytes))
 
-    def _delete_workloads(self, emptied: Sequence[str]) -> None:
-        """Those of them that no candidate, job or ranking has. Others may be an import's, which
-        adds workloads first."""
-        w = workloads.c
-        of_candidate = sa.exists().where(candidates.c.workload_key == w.key)
-        query = sa.select(w.key, sa.func.length(w.workload_json)).where(
-            w.key.not_in(_used_workloads()), ~of_candidate
-        )
-        for start in range(0, len(emptied), _WORKLOADS_PER_TRANSACTION):
-            some = emptied[start : start + _WORKLOADS_PER_TRANSACTION]
-            with self._log.writing() as connection:
-                lock(connection, workloads)
-                gone = connection.execute(query.where(w.key.in_(some))).all()
-                keys = [key for key, _size_bytes in gone]
-                connection.execute(sa.delete(workloads).where(w.key.in_(keys)))
-            self.done.workloads.add(len(gone), sum(size_bytes for _key, size_bytes in gone))
+
+def _delete_workloads(connection: sa.Connection, emptied: Sequence[str]) -> list[int]:
+    """Delete those of them that no candidate, job or ranking has; the size of each. Others may be
+    an import's, which adds workloads first."""
+    if not emptied:
+        return []
+    lock(connection, workloads)
+    w = workloads.c
+    of_candidate = sa.exists().where(candidates.c.workload_key == w.key)
+    query = sa.select(w.key, sa.func.length(w.workload_json)).where(
+        w.key.in_(emptied), w.key.not_in(_used_workloads()), ~of_candidate
+    )
+    gone = connection.execute(query).all()
+    keys = [key for key, _size_bytes in gone]
+    connection.execute(sa.delete(workloads).where(w.key.in_(keys)))
+    return [size_bytes for _key, size_bytes in gone]
 
 
 def _used_workloads() -> sa.CompoundSelect[str]:

@@ -59,7 +59,11 @@ def newest(
     connection: sa.Connection, device_kind: str, cold_cache: bool, version: int, limit: int
 ) -> list[SampleRow]:
     """The newest measurements of all jobs, oldest first."""
-    query = _of_kind(measurements.c.device_kind == device_kind, cold_cache, version)
+    kind: sa.ColumnElement[str] = measurements.c.device_kind
+    if connection.dialect.name == "sqlite":
+        # As above. PostgreSQL knows how many there are of the kind, and would not if it were so.
+        kind = sa.func.coalesce(kind, "")
+    query = _of_kind(kind == device_kind, cold_cache, version)
     found = connection.execute(query.order_by(measurements.c.id.desc()).limit(limit)).all()
     return _rows(found[::-1])
 

@@ -248,7 +248,7 @@ sa.Index(
     *(_m.device_kind, _m.workload_key, _m.latency_us, _m.id),
     **_where("latency_us IS NOT NULL"),
 )
-# Counting trials, and one candidate's records, from the index alone.
+# One candidate's records from the index alone.
 sa.Index("ix_measurements_candidate", _m.device_kind, _m.workload_key, _m.candidate_key, _m.status)
 sa.Index(
     "ix_measurements_artifact",

@@ -17,7 +17,6 @@ from protos.records import (
     Measurement,
     ModelResult,
     Task,
-    TrialCounts,
 )
 
 from . import blobs, cost_models, devices, jobs, limits, measurements, samples
@@ -214,7 +213,7 @@ class TuningLog:
     def kinds(self) -> list[str]:
         """Every kind of device that has a record, those with none to show for it included."""
         with self._database.read() as connection:
-            return measurements.kinds(connection)
+            return measurements.device_kinds(connection)
 
     def best_k(
         self, workload_key: str, device_kind: str, k: int, cold_cache: bool = False
@@ -239,41 +238,6 @@ class TuningLog:
             return measurements.measured(
                 connection, device_kind, artifact_sha256, _keys(toolchains), cold_cache
             )
-
-    def best(
-        self,
-        workload_keys: Sequence[str],
-        device_kind: str,
-        tuned_only: bool = False,
-        cold_cache: bool = False,
-    ) -> dict[str, BestRecord]:
-        """The fastest correct record of each workload that has one.
-
-        The untuned program is a candidate like any other unless ``tuned_only``.
-        """
-        with self._database.read() as connection:
-            return measurements.best(connection, workload_keys, device_kind, tuned_only, cold_cache)
-
-    def untuned_us(
-        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
-    ) -> dict[str, float]:
-        """The fastest time of each untuned program that was measured, microseconds."""
-        with self._database.read() as connection:
-            return measurements.untuned_us(connection, workload_keys, device_kind, cold_cache)
-
-    def counts(
-        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
-    ) -> TrialCounts:
-        """Candidates tried, each once, without the untuned; ok if any of its records is."""
-        with self._database.read() as connection:
-            return measurements.counts(connection, workload_keys, device_kind, cold_cache)
-
-    def trials_per_task(
-        self, workload_keys: Sequence[str], device_kind: str, cold_cache: bool = False
-    ) -> dict[str, int]:
-        """Candidates tried of each workload, each once, without the untuned."""
-        with self._database.read() as connection:
-            return measurements.trials_per_task(connection, workload_keys, device_kind, cold_cache)
 
     def history(self, job_id: str) -> History:
         """What a job had measured, oldest first, and what was known before; empty if nothing."""

@@ -128,7 +128,16 @@ def _workload(connection: sa.Connection, process: TvmProcess, key: str) -> tuple
 
 
 def _line(workload: int, record: Record, target: str, args: str) -> str:
-    return f"[{workload},[{record.trace_json or _UNTUNED},{list(record.run_s)},{target},{args}]]"
+    trace = _one_line(record.trace_json or _UNTUNED)
+    return f"[{workload},[{trace},{list(record.run_s)},{target},{args}]]"
+
+
+def _one_line(trace_json: str) -> str:
+    """The same value: a trace from elsewhere may have line breaks. Raises BadRequest."""
+    try:
+        return json.dumps(json.loads(trace_json), separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"a trace of this tuning log can't be read: {error}") from None
 
 
 def _records(connection: sa.Connection, key: str, kind: str, filters: Filters) -> Iterator[Record]:

@@ -30,6 +30,8 @@ from .writer import LogWriter, Row, batches
 FAILED_S = 1e10
 """What MetaSchedule writes for a time if there is none."""
 
+_MAX_WORKLOADS = 1 << 31
+
 _SLACK_BYTES = 1 << 20
 """What else there is on a line."""
 
@@ -111,7 +113,9 @@ def _records(
     for number, end, line in _lines(path, MAX_TRACE_BYTES + _SLACK_BYTES, report):
         try:
             match loads(line):
-                case [int() as index, [[list(), list()] as trace, run_s, target, *_]]:
+                case [int() as index, [[list(), list()] as trace, run_s, target, *_]] if (
+                    0 <= index < _MAX_WORKLOADS
+                ):
                     if _failed(run_s):
                         report.left_out += 1
                         report.readable += 1

@@ -67,7 +67,8 @@ def _rows_of(path: Path) -> int:
 def _verified(
     rows: list[Row], writer: LogWriter, report: ImportReport, process: TvmProcess
 ) -> list[Row]:
-    """Those workloads that are what they say, as TVM reads them, in their canonical text."""
+    """Those workloads that are what they say, as TVM reads them, in their canonical text and with
+    its estimate of their arithmetic."""
     known = writer.workload_texts([row.columns["key"] for row in rows])
     right = []
     for row in rows:
@@ -84,11 +85,16 @@ def _verified(
                 )
             if args_json(described["args"]) != columns["args_json"]:
                 raise Damaged("args_json are not the parameters of the workload")
+            if described["num_outputs"] not in (None, columns["num_outputs"]):
+                raise Damaged(
+                    f"{columns['num_outputs']} outputs, where the workload writes"
+                    f" {described['num_outputs']}"
+                )
         except Damaged as error:
             report.damage(row.file, row.number, error)
             continue
-        text = described["workload_json"]
-        right.append(Row(row.file, row.number, {**columns, "workload_json": text}))
+        read = {name: described[name] for name in ("workload_json", "flops")}
+        right.append(Row(row.file, row.number, {**columns, **read}))
     return right
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from protos.errors import BadRequest, NotFound
 
-from ..candidate_records import device_kinds
+from ..measurements import device_kinds
 from ..naming import device_kind
 from ..schema import candidates, job_tasks, jobs, measurements, workloads
 

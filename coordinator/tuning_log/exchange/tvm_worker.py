@@ -19,10 +19,16 @@ SEED_KIND = "metaschedule-"
 
 
 def describe(workload_json: str) -> dict[str, Any]:
-    """A workload of ours by its content: key, canonical text, parameters, arithmetic."""
+    """A workload of ours by its content: key, canonical text, parameters, arithmetic, and its
+    number of outputs, None if that is not clear."""
     import tvm
 
-    return _described(_canonical(tvm.ir.load_json(workload_json)))
+    canonical = _canonical(tvm.ir.load_json(workload_json))
+    try:
+        outputs = _num_outputs(canonical["main"])
+    except ValueError:  # of a kernel that hands its buffers to a function
+        return {**_described(canonical), "num_outputs": None}
+    return {**_described(canonical), "num_outputs": outputs}
 
 
 def stock_workload(workload_json: str) -> dict[str, Any]:
