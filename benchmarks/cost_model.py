@@ -4,10 +4,10 @@
 
 The records are real measurements that the farm made (``benchmarks/records``, by
 ``benchmarks.cost_model_records``), of programs drawn at random. Both models learn from the same
-candidates and rank the same others, five times: once with a fifth of every task's candidates left
-out (``within``), once with a fifth of the tasks (``by_task``). Ours is trained on the older
-four fifths of what it may see and updated with the rest, as a farm learns; what an update takes is
-compared with what the peer takes to be trained anew, which is its only way. XGBModel has
+candidates and rank the same others, fifteen times: with a fifth of every task's candidates left
+out (``within``), or a fifth of the tasks (``by_task``), divided in three ways. Ours is trained on
+the older part of what it may see and updated with the rest, as a farm learns; what an update takes
+is compared with what the peer takes to be trained anew, which is its only way. XGBModel has
 MetaSchedule's features of each store, ours has these pooled, and the trace's; ours on the pooled
 ones alone is in the ablation. Figures are means over tasks:
 
@@ -20,6 +20,7 @@ ones alone is in the ablation. Figures are means over tasks:
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,10 @@ from coordinator.training.trainer import GROWTH
 from cost_model.model import CostModel, Prediction, Sample, relative_speed
 from cost_model.ranking import pairwise_accuracy, peak_at
 
-FOLDS = 5
+FOLDS, SPLITS = 5, 3
+"""How often the records are divided, and into how many parts each time. XGBModel is not the same
+twice, and a few fast programs of one operator decide the third digit."""
+
 LEAST_CANDIDATES = 40
 """Of a task: a fifth of fewer would be too few to rank."""
 
@@ -152,9 +156,9 @@ def whole(train: Callable[[Sequence[Row]], Ranker]) -> Trainer:
     return timed
 
 
-def folds(rows: Sequence[Row], by_task: bool) -> npt.NDArray[np.int64]:
+def folds(rows: Sequence[Row], by_task: bool, seed: int = 0) -> npt.NDArray[np.int64]:
     """The fold of each row, seeded: every task's rows divided evenly, or every task as a whole."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     tasks = sorted({row.workload_key for row in rows})
     if by_task:
         of_task = dict(zip(tasks, generator.permutation(len(tasks)) % FOLDS, strict=True))
@@ -166,11 +170,13 @@ def folds(rows: Sequence[Row], by_task: bool) -> npt.NDArray[np.int64]:
     return found
 
 
-def evaluate(rows: Sequence[Row], train: Trainer, by_task: bool, count: int = FOLDS) -> Quality:
-    """Train and rank ``count`` times."""
-    fold = folds(rows, by_task)
+def evaluate(
+    rows: Sequence[Row], train: Trainer, by_task: bool, splits: int = 1, count: int = FOLDS
+) -> Quality:
+    """Divide ``splits`` times, and train and rank ``count`` times each."""
     tasks, train_s, per_s = [], [], []
-    for held_out in range(count):
+    for seed, held_out in itertools.product(range(splits), range(count)):
+        fold = folds(rows, by_task, seed)
         seen = [row for row, where in zip(rows, fold, strict=True) if where != held_out]
         unseen = [row for row, where in zip(rows, fold, strict=True) if where == held_out]
         trained = train(seen)
@@ -240,14 +246,14 @@ def _row(name: str, quality: Quality) -> list[object]:
 HEADINGS = ("model", "pairwise", "peak@1", "peak@5", "R²", "retrain s", "predictions/s")
 
 
-def compare(rows: Sequence[Row], count: int) -> dict[str, float]:
+def compare(rows: Sequence[Row], splits: int, count: int) -> dict[str, float]:
     """Both models, both ways to split; prints the table and returns the figures."""
     figures: dict[str, float] = {}
     lines, train_s = [], {}
     for split, by_task in (("within", False), ("by_task", True)):
         for name, train, suffix in (("ours", train_ours, ""), ("XGBModel", train_xgb, "_xgb")):
             progress(f"{name}, {split}")
-            quality = evaluate(rows, train, by_task, count)
+            quality = evaluate(rows, train, by_task, splits, count)
             lines.append(_row(f"{name}, {split}", quality))
             figures |= {
                 f"pairwise_{split}{suffix}": quality.pairwise,
@@ -294,7 +300,7 @@ def main() -> None:
     failed = sum(not np.isfinite(row.latency_us) for row in rows)
     tasks_count = len({row.workload_key for row in rows})
     print(f"{len(rows)} candidates of {tasks_count} tasks, {failed} of them failed")
-    figures = compare(rows, 1 if options.quick else FOLDS)
+    figures = compare(rows, 1, 1) if options.quick else compare(rows, SPLITS, FOLDS)
     figures |= {"candidates": float(len(rows)), "tasks": float(tasks_count)}
     chance = calibration(rows)
     if chance is not None:

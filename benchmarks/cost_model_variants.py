@@ -11,6 +11,7 @@ import numpy.typing as npt
 from benchmarks.cost_model_data import Row
 from cost_model.features import STORES_WIDTH
 from cost_model.model import MEMBERS, SCORE, SCORE_ROUNDS, Sample, labels, relative_speed
+from cost_model.model import slower_share as slower_shares
 
 Array = npt.NDArray[np.float64]
 Rank = Callable[[Sequence[Row]], Array]
@@ -60,7 +61,12 @@ def log_speed(rows: Sequence[Row]) -> Array:
 
 def share_slower(rows: Sequence[Row]) -> Array:
     """Only the share of the task's candidates that are slower."""
-    return 2 * mixed(rows) - speed(rows)
+    return slower_shares(samples(rows))
+
+
+def without_square(rows: Sequence[Row]) -> Array:
+    """Half the relative speed, half the share that is slower."""
+    return (speed(rows) + share_slower(rows)) / 2
 
 
 def fit(
@@ -166,6 +172,7 @@ VARIANTS: Mapping[str, Callable[[Sequence[Row]], Rank]] = {
     "trace alone": plain(mixed, schedule_only),
     "one member": plain(mixed, members=1),
     "six members": plain(mixed, members=6),
+    "label: without the square": plain(without_square),
     "label: relative speed": plain(speed),
     "label: its logarithm": plain(log_speed),
     "label: share slower": plain(share_slower),

@@ -28,8 +28,8 @@ MIN_SAMPLES = 16
 MIN_FAILURES = 8
 """Fewer failures than this teach nothing of failing."""
 
-SLOWER_SHARE = 0.5
-"""Of the label: the rest is the relative speed."""
+SPEED, SPEED_SQUARED, SLOWER_SHARE = 0.25, 0.5, 0.25
+"""What the label is made of (docs/cost-model.md)."""
 
 MEMBERS = 3
 """Models in the ensemble."""
@@ -61,11 +61,15 @@ FAILURE: dict[str, Any] = {
 }
 """Those for what learns whether a candidate fails."""
 
-SCORE_ROUNDS, FAILURE_ROUNDS = 300, 60
-"""Trees of each."""
+SCORE_ROUNDS, FAILURE_ROUNDS = 400, 60
+"""The most trees of a score's model, and the trees of the other."""
 
-UPDATE_NEWEST, UPDATE_OLDER = 256, 768
-"""Samples that an update looks at, so that its time does not grow with the log."""
+LEAST_SCORE_ROUNDS, SAMPLES_PER_ROUND = 80, 16
+"""A score's model of few samples needs fewer trees, and is trained often."""
+
+UPDATE_NEWEST, UPDATE_SAME_TASKS, UPDATE_OTHERS = 256, 512, 256
+"""Samples that an update looks at: the newest, older ones of the same tasks, and any others. So its
+time does not grow with the log, and what is tuned now is not lost in what was tuned once."""
 
 UPDATE_ROUNDS = 5
 """Trees that an update adds to one member (docs/cost-model.md)."""
@@ -110,10 +114,8 @@ def relative_speed(samples: Sequence[Sample]) -> Array:
     )
 
 
-def labels(samples: Sequence[Sample]) -> Array:
-    """What is learnt: the relative speed, which tells the few best apart from the rest, and for
-    ``SLOWER_SHARE`` the share of the task's samples that are slower, which tells the rest from each
-    other."""
+def slower_share(samples: Sequence[Sample]) -> Array:
+    """The share of the task's samples that are slower, half of those that are as fast."""
     speed = relative_speed(samples)
     share = np.zeros(len(samples))
     by_task: dict[str, list[int]] = {}
@@ -125,8 +127,25 @@ def labels(samples: Sequence[Sample]) -> Array:
         below = np.searchsorted(ordered, own, side="left")
         up_to = np.searchsorted(ordered, own, side="right")
         share[indices] = (below + up_to) / (2 * len(own))
-    mixed = (1 - SLOWER_SHARE) * speed + SLOWER_SHARE * share
-    return np.where(speed > 0, mixed, 0.0)
+    return share
+
+
+def score_rounds(samples: int) -> int:
+    """Trees of a score's model of so many samples."""
+    return min(max(samples // SAMPLES_PER_ROUND, LEAST_SCORE_ROUNDS), SCORE_ROUNDS)
+
+
+def mixed(speed: Any, share: Any) -> Any:
+    """The label of a relative speed and a share of slower samples, or of arrays of these."""
+    return SPEED * speed + SPEED_SQUARED * speed**2 + SLOWER_SHARE * share
+
+
+def labels(samples: Sequence[Sample]) -> Array:
+    """What is learnt: the relative speed and its square, which tell the few best apart from the
+    rest, and the share of the task's samples that are slower, which tells the rest from each other;
+    0 for what failed."""
+    speed = relative_speed(samples)
+    return np.where(speed > 0, mixed(speed, slower_share(samples)), 0.0)
 
 
 class CostModel:
@@ -188,8 +207,9 @@ class CostModel:
         table, label = _table(samples), labels(samples)
         failed = np.array([sample.latency_us is None for sample in samples])
         learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
+        rounds = score_rounds(len(samples))
         members = [
-            [_fit(table[learnt], label[learnt], SCORE, SCORE_ROUNDS, seed, num_threads, turn)]
+            [_fit(table[learnt], label[learnt], SCORE, rounds, seed, num_threads, turn)]
             for seed in range(MEMBERS)
         ]
         failure = None
@@ -202,18 +222,15 @@ class CostModel:
         """The same model with some trees more in one member, the one that has the fewest, fitted to
         what it gets wrong.
 
-        ``samples`` are all that are to be known, the newest last: the newest ``UPDATE_NEWEST`` are
-        looked at, and ``UPDATE_OLDER`` of the others. Raises ValueError for too few that did not
-        fail.
+        ``samples`` are all that are to be known, the newest last. Raises ValueError for too few
+        that did not fail.
         """
         sizes = [sum(part.num_trees() for part in member) for member in self._members]
         turn = sizes.index(min(sizes))
         right = [index for index, sample in enumerate(samples) if sample.latency_us is not None]
         if len(right) < MIN_SAMPLES:
             raise ValueError(f"{len(right)} samples; at least {MIN_SAMPLES} are needed")
-        older = right[:-UPDATE_NEWEST]
-        chosen = random.Random(sizes[turn]).sample(older, min(UPDATE_OLDER, len(older)))
-        chosen += right[-UPDATE_NEWEST:]
+        chosen = _to_look_at(samples, right, random.Random(sizes[turn]))
         table = _table([samples[index] for index in chosen])
         label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
         part = _fit(
@@ -222,6 +239,20 @@ class CostModel:
         members = list(self._members)
         members[turn] = [*members[turn], part]
         return self._of(members, self._failure)
+
+
+def _to_look_at(
+    samples: Sequence[Sample], right: Sequence[int], generator: random.Random
+) -> list[int]:
+    """Which of the samples that did not fail an update looks at, by index."""
+    newest, older = right[-UPDATE_NEWEST:], right[:-UPDATE_NEWEST]
+    tasks = {samples[index].workload_key for index in newest}
+    same = [index for index in older if samples[index].workload_key in tasks]
+    others = [index for index in older if samples[index].workload_key not in tasks]
+    wanted = UPDATE_SAME_TASKS + UPDATE_OTHERS
+    from_same = min(len(same), max(UPDATE_SAME_TASKS, wanted - len(others)))
+    from_others = min(len(others), wanted - from_same)
+    return [*generator.sample(others, from_others), *generator.sample(same, from_same), *newest]
 
 
 def model_text(members: Sequence[Sequence[str]], failure: str | None) -> str:

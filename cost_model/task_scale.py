@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cost_model.model import SLOWER_SHARE
+from cost_model.model import mixed
 
 MAX_POINTS = 256
 """Latencies kept of a task: a share of the slower ones is right to within 1/256 of its samples."""
@@ -49,4 +49,4 @@ class TaskScale:
         slower_of_right = 1 - float(faster + up_to) / (2 * points)
         share = (self.failed + slower_of_right * self.right) / (self.failed + self.right)
         speed = float(self.points[0]) / max(latency_us, float(self.points[0]))
-        return (1 - SLOWER_SHARE) * speed + SLOWER_SHARE * share
+        return float(mixed(speed, share))

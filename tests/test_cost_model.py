@@ -26,6 +26,7 @@ from cost_model.model import (
     Sample,
     labels,
     relative_speed,
+    score_rounds,
 )
 from cost_model.schedule_features import ABSENT, SCHEDULE_WIDTH, schedule_features
 
@@ -89,6 +90,10 @@ def _samples(count: int, task: str, scale: float, seed: int) -> list[Sample]:
     return [Sample(task, row, float(us)) for row, us in zip(rows, latencies, strict=True)]
 
 
+def test_few_samples_get_few_trees() -> None:
+    assert [score_rounds(n) for n in (16, 1280, 3200, 6400, 20_000)] == [80, 80, 200, 400, 400]
+
+
 def test_scores_are_normalised_within_the_task() -> None:
     row = np.zeros(CANDIDATE_WIDTH, dtype=np.float32)
     samples = [
@@ -99,7 +104,7 @@ def test_scores_are_normalised_within_the_task() -> None:
         Sample("c", row, None),
     ]
     assert relative_speed(samples).tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
-    assert labels(samples).tolist() == pytest.approx([(1 + 5 / 6) / 2, 0.5, 0.0, 0.75, 0.0])
+    assert labels(samples).tolist() == pytest.approx([0.75 + 5 / 24, 0.375, 0.0, 0.875, 0.0])
 
 
 def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() -> None:
