@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 
 from coordinator.job_measurements import joined
 from protos import convert, farm_pb2, farm_pb2_grpc, rpc
+from protos.enrolment import renew_if_due
 from protos.records import (
     CHUNK_BYTES,
     DeviceStatus,
@@ -25,10 +27,15 @@ TRANSFER_DEADLINE_S = 3600.0
 class FarmClient:
     """Use as a context manager. Every call raises a FarmError that says what to do."""
 
-    def __init__(self, address: str) -> None:
-        """Raises BadRequest for an address that is not loopback."""
+    def __init__(self, address: str, credentials: Path | None = None) -> None:
+        """``credentials`` is the file of those for mutual TLS; they are renewed when it is time.
+
+        Raises BadRequest for what is no address, or not on loopback without credentials.
+        """
+        if credentials is not None:
+            renew_if_due(address, credentials)
         self.address = address
-        self._channel: grpc.Channel = rpc.channel(address)
+        self._channel: grpc.Channel = rpc.channel(address, credentials)
         self._farm = farm_pb2_grpc.FarmStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> FarmClient:

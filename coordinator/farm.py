@@ -55,9 +55,11 @@ class Farm:
     """A running coordinator. Use as a context manager; every call raises a FarmError that says
     what to do."""
 
-    def __init__(self, coordinator: str = DEFAULT_ADDRESS) -> None:
-        """Raises BadRequest for an address that is not loopback."""
-        self._client = FarmClient(coordinator)
+    def __init__(
+        self, coordinator: str = DEFAULT_ADDRESS, credentials: Path | str | None = None
+    ) -> None:
+        """``credentials`` is the file that `tunefarm enroll` wrote; loopback needs none."""
+        self._client = FarmClient(coordinator, Path(credentials) if credentials else None)
 
     def __enter__(self) -> Farm:
         return self

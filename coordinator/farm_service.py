@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from coordinator.fleet.fleet import Fleet
 from coordinator.job_measurements import measurements_of, pieces
 from coordinator.jobs import Jobs
 from coordinator.prediction.service import Predictions
+from coordinator.security.guard import caller
+from coordinator.security.permissions import check_owns
 from coordinator.tuning_log import TuningLog
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
@@ -36,6 +39,8 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     ) -> farm_pb2.Job:
         """Take a model and tune it."""
         spec, model = await _read_submission(requests)
+        if (who := caller(context)) is not None:
+            spec = replace(spec, submitted_by=who.name)
         return _message(await self._jobs.submit(spec, model))
 
     @aborts
@@ -63,6 +68,8 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     @aborts
     async def CancelJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
         """Stop a job."""
+        job = await self._jobs.job(request.job_id)
+        check_owns(job.spec.submitted_by, caller(context))
         return _message(await self._jobs.cancel(request.job_id))
 
     @aborts

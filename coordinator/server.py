@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,22 +17,39 @@ from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.gateway import Gateway
 from coordinator.jobs import Jobs
+from coordinator.security import ports
+from coordinator.security.authority import Authority
+from coordinator.security.guard import Guard
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2, farm_pb2_grpc
 from protos.errors import Unavailable
-from protos.rpc import SERVER_OPTIONS, check_address
+from protos.rpc import SERVER_OPTIONS, check_plain, parse_address
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class SecurePorts:
+    """Where others than loopback are listened to: ``address`` with mutual TLS, ``enrol_address``
+    for who is to get a certificate. ``authority`` is the file of the farm's own."""
+
+    address: str
+    enrol_address: str
+    authority: Path
+
+
+@dataclass(frozen=True)
 class CoordinatorConfig:
-    """``embedded``: lives inside one `tunefarm tune` and touches no other coordinator's jobs."""
+    """``embedded``: lives inside one `tunefarm tune` and touches no other coordinator's jobs.
+
+    ``address`` is on loopback, in plain text. ``secure`` has the ports for other machines.
+    """
 
     log_url: str
     address: str = "127.0.0.1:0"
     embedded: bool = False
     num_builders: int = 1
+    secure: SecurePorts | None = None
 
 
 class Coordinator:
@@ -37,24 +57,33 @@ class Coordinator:
 
     def __init__(self, config: CoordinatorConfig) -> None:
         """Raises StaleSchema or LogUnavailable if the tuning log can't be used."""
-        check_address(config.address)
+        check_plain(config.address)
         self._config = config
+        self._authority: Authority | None = None
+        if config.secure is not None:
+            parse_address(config.secure.address)
+            parse_address(config.secure.enrol_address)
+            self._authority = Authority.load(config.secure.authority)
         self.log = TuningLog.open(config.log_url)
         self.fleet = Fleet(self.log)
-        self.port = 0
+        self.guard = Guard(self.log)
+        self.port = self.secure_port = self.enrol_port = 0
         self.builders = Builders(config.num_builders)
         self.jobs = Jobs(self.log, self.fleet, self.builders, config.embedded)
-        self._server: grpc.aio.Server | None = None
+        self._servers: list[grpc.aio.Server] = []
         self._services: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Coordinator:
         """Start the workers, open the port, take up what an earlier coordinator left."""
         try:
             self.builders.start()
-            await self._open_port()
+            await self.guard.refresh()
+            await self._open_ports()
             await self.jobs.take_up()
-            for service in (self.fleet.reap(), self.jobs.run(), self.jobs.heartbeats()):
-                self._services.append(asyncio.create_task(service))
+            services = [self.fleet.reap(), self.jobs.run(), self.jobs.heartbeats()]
+            if self._authority is not None:
+                services.append(self.guard.watch(self.fleet.expel))
+            self._services += [asyncio.create_task(service) for service in services]
         except BaseException:
             await self._stop()
             raise
@@ -64,22 +93,30 @@ class Coordinator:
         """Stop everything that was started; a job that runs is interrupted, nothing is lost."""
         await self._stop()
 
-    async def _open_port(self) -> None:
-        server = grpc.aio.server(options=list(SERVER_OPTIONS))
+    async def _open_ports(self) -> None:
+        server = grpc.aio.server(interceptors=[self.guard], options=list(SERVER_OPTIONS))
         add_gateway: Any = farm_pb2_grpc.add_AgentGatewayServicer_to_server
         add_farm: Any = farm_pb2_grpc.add_FarmServicer_to_server
         add_gateway(Gateway(self.fleet), server)
         add_farm(FarmService(self.jobs, self.fleet, self.log), server)
         await _add_health_and_reflection(server)
-        try:
-            self.port = server.add_insecure_port(self._config.address)
-        except RuntimeError as error:
-            raise Unavailable(
-                f"can't listen on {self._config.address}: {error}. Is another coordinator running "
-                "there? Choose another port with --listen"
-            ) from error
+        self.port = _listen(self._config.address, server.add_insecure_port)
+        if self._config.secure is not None and self._authority is not None:
+            self.secure_port = _listen(
+                self._config.secure.address,
+                functools.partial(
+                    ports.add_secure_port, server, self._authority, self.log, self.guard
+                ),
+            )
+            enrolment = grpc.aio.server(options=list(ports.ENROLMENT_OPTIONS))
+            self.enrol_port = _listen(
+                self._config.secure.enrol_address,
+                functools.partial(ports.add_enrolment_port, enrolment, self._authority, self.log),
+            )
+            await enrolment.start()
+            self._servers.append(enrolment)
         await server.start()
-        self._server = server
+        self._servers.append(server)
         log.info("listening on 127.0.0.1:%d", self.port)
 
     async def _stop(self) -> None:
@@ -87,10 +124,20 @@ class Coordinator:
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
-        if self._server is not None:
-            await self._server.stop(grace=0.2)
+        await asyncio.gather(*(server.stop(grace=0.2) for server in self._servers))
         self.builders.stop()
         self.log.close()
+
+
+def _listen(address: str, add_port: Callable[[str], int]) -> int:
+    """The port that was opened; raises Unavailable if it can't be."""
+    try:
+        return add_port(address)
+    except RuntimeError as error:
+        raise Unavailable(
+            f"can't listen on {address}: {error}. Is another coordinator running there? Choose "
+            "another port with --listen, --listen-tls and --listen-enrol"
+        ) from error
 
 
 async def _add_health_and_reflection(server: grpc.aio.Server) -> None:

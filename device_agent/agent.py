@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 
@@ -22,6 +23,7 @@ from device_agent.lease_worker import LeaseWorker
 from device_agent.outbox import Outbox
 from device_agent.telemetry import read_telemetry
 from protos import convert, errors, farm_pb2, rpc
+from protos.enrolment import renew_if_due
 from protos.farm_pb2_grpc import AgentGatewayStub
 from protos.records import (
     PROTOCOL_VERSION,
@@ -41,6 +43,7 @@ from protos.records import (
 log = logging.getLogger(__name__)
 
 FETCH_TIMEOUT_S = 120.0
+RENEWAL_CHECK_S = 3600.0
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 10.0
 JITTER = 0.5
@@ -87,9 +90,18 @@ class _Session:
 class Agent:
     """One device's presence in a farm. ``run`` blocks until it is stopped or refused."""
 
-    def __init__(self, address: str, device: Device, kernels: Runner | None = None) -> None:
-        """``kernels`` runs the candidates (default: the device's CPUs do)."""
-        self._address = rpc.check_address(address)
+    def __init__(
+        self,
+        address: str,
+        device: Device,
+        kernels: Runner | None = None,
+        credentials: Path | None = None,
+    ) -> None:
+        """``kernels`` runs the candidates (default: the device's CPUs do); ``credentials`` is the
+        file of those for mutual TLS. Raises BadRequest if these don't fit ``address``."""
+        rpc.channel(address, credentials).close()
+        self._address = address
+        self._credentials = credentials
         self._device = device
         self._outbox = Outbox()
         self._lock = threading.Lock()  # orders what is sent anew against what is new
@@ -100,10 +112,14 @@ class Agent:
     def run(self, stop: threading.Event) -> None:
         """Serve the coordinator until ``stop`` is set, then kill what runs and return.
 
-        Raises BadRequest or Conflict if the coordinator refuses the registration. A coordinator
-        that does not answer is called again, with growing pauses.
+        Raises BadRequest, Conflict or Forbidden if the coordinator refuses the registration. A
+        coordinator that does not answer is called again, with growing pauses.
         """
         self.worker.start()
+        if self._credentials is not None:
+            threading.Thread(
+                target=self._renew, args=(self._credentials, stop), name="renew", daemon=True
+            ).start()
         attempt = 0
         been_registered = False
         try:
@@ -115,16 +131,25 @@ class Agent:
         finally:
             self.worker.close()
 
+    def _renew(self, credentials: Path, stop: threading.Event) -> None:
+        """Renew the certificate whenever it is time; for a thread of its own."""
+        while not stop.is_set():
+            try:
+                renew_if_due(self._address, credentials)
+            except errors.FarmError as error:
+                log.error("the certificate in %s can't be renewed: %s", credentials, error)
+            stop.wait(RENEWAL_CHECK_S)
+
     def _attend(self, stop: threading.Event, been_registered: bool) -> bool:
         """Hold one session; whether it got as far as being registered."""
-        with rpc.channel(self._address) as channel:
+        with rpc.channel(self._address, self._credentials) as channel:
             session = _Session(channel)
             try:
                 with rpc.client_errors("the session with the coordinator", self._address):
                     self._converse(session, stop)
                 if not stop.is_set():
                     log.info("device %s: the coordinator ended the session", self._device.name)
-            except (errors.BadRequest, errors.Conflict) as error:
+            except (errors.BadRequest, errors.Conflict, errors.Forbidden) as error:
                 # A coordinator that still holds our previous session will let go of it.
                 passing = been_registered and isinstance(error, errors.Conflict)
                 if not session.registered and not passing:
@@ -214,11 +239,13 @@ def run_agent(
     die_with_parent: bool,
     replay_s: float | None = None,
     labels: Mapping[str, str] | None = None,
+    credentials: Path | None = None,
 ) -> int:
     """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code.
 
     ``die_with_parent``: be told to end when the thread that started this process ends.
     ``replay_s``: run nothing, and take this long for each measurement. ``labels`` are the device's.
+    ``credentials`` is the file of those for mutual TLS; loopback needs none.
     Raises BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
     ``Agent.run`` raises.
     """
@@ -232,5 +259,5 @@ def run_agent(
         device = describe_cpu(name, target_json, cpus, emulated)
     else:
         device, runner = describe_replay(name, target_json, replay_s), ReplayRunner(replay_s)
-    Agent(coordinator, replace(device, labels=labels or {}), runner).run(stop)
+    Agent(coordinator, replace(device, labels=labels or {}), runner, credentials).run(stop)
     return 0

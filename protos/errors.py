@@ -5,6 +5,7 @@
     │   ├── BadModel                not a model, or nothing in it can be tuned
     │   ├── BadTarget               unknown or unusable target
     │   └── ProtocolViolation       a peer broke the contract of the stream
+    ├── Forbidden                   the caller may not do this, or is not known
     ├── NotFound                    no such job, device, package, artifact
     ├── Conflict                    it exists, but its state does not allow this
     ├── Unavailable                 not now: no device, no coordinator, shutting down
@@ -36,6 +37,10 @@ class BadTarget(BadRequest):
 
 class ProtocolViolation(BadRequest):
     """A peer broke the contract of the stream."""
+
+
+class Forbidden(FarmError):
+    """The caller may not do this, or is not known (any more)."""
 
 
 class NotFound(FarmError):

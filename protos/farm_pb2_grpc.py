@@ -569,3 +569,157 @@ class Farm:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class EnrolmentStub:
+    """How somebody gets a certificate. Served on a port of its own, where the coordinator shows its
+    certificate and the caller shows none.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Enrol = channel.unary_unary(
+                '/tunefarm.v1.Enrolment/Enrol',
+                request_serializer=protos_dot_farm__pb2.EnrolRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Certificate.FromString,
+                _registered_method=True)
+
+
+class EnrolmentServicer:
+    """How somebody gets a certificate. Served on a port of its own, where the coordinator shows its
+    certificate and the caller shows none.
+    """
+
+    def Enrol(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrolmentServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Enrol': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enrol,
+                    request_deserializer=protos_dot_farm__pb2.EnrolRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Certificate.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tunefarm.v1.Enrolment', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tunefarm.v1.Enrolment', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Enrolment:
+    """How somebody gets a certificate. Served on a port of its own, where the coordinator shows its
+    certificate and the caller shows none.
+    """
+
+    @staticmethod
+    def Enrol(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Enrolment/Enrol',
+            protos_dot_farm__pb2.EnrolRequest.SerializeToString,
+            protos_dot_farm__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class CertificatesStub:
+    """For those who have a certificate.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Renew = channel.unary_unary(
+                '/tunefarm.v1.Certificates/Renew',
+                request_serializer=protos_dot_farm__pb2.RenewRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Certificate.FromString,
+                _registered_method=True)
+
+
+class CertificatesServicer:
+    """For those who have a certificate.
+    """
+
+    def Renew(self, request, context):
+        """Another one for the same identity, which ends later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CertificatesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=protos_dot_farm__pb2.RenewRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Certificate.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tunefarm.v1.Certificates', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tunefarm.v1.Certificates', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Certificates:
+    """For those who have a certificate.
+    """
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Certificates/Renew',
+            protos_dot_farm__pb2.RenewRequest.SerializeToString,
+            protos_dot_farm__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -1,6 +1,6 @@
 """Channels, addresses, and one table from exceptions to gRPC status codes.
 
-Loopback is plain text; every other address is refused until mutual TLS is there (DESIGN, 11).
+Loopback is plain text; every other address takes mutual TLS (docs/decisions/0032-mutual-tls.md).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import functools
 import ipaddress
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ STATUS_CODES: dict[type[errors.FarmError], grpc.StatusCode] = {
     errors.BadTarget: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ProtocolViolation: grpc.StatusCode.INVALID_ARGUMENT,
     errors.BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -33,10 +36,15 @@ STATUS_CODES: dict[type[errors.FarmError], grpc.StatusCode] = {
 
 _ERRORS: dict[grpc.StatusCode, type[errors.FarmError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequest,
+    grpc.StatusCode.PERMISSION_DENIED: errors.Forbidden,
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: errors.Conflict,
     grpc.StatusCode.ABORTED: errors.JobFailed,
 }
+
+COORDINATOR_NAME = "coordinator.tunefarm"
+"""The DNS name in every coordinator's certificate, whatever its address is: the authority is the
+farm's own, and gives that name to coordinators only."""
 
 MAX_MESSAGE_BYTES = 16 << 20
 
@@ -59,31 +67,75 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def check_address(address: str) -> str:
-    """``address`` if it is HOST:PORT on loopback.
+@dataclass(frozen=True)
+class Address:
+    """HOST:PORT, and whether that is on this machine's loopback."""
 
-    Raises BadRequest otherwise: outside loopback there is no plain-text port.
-    """
+    host: str
+    port: int
+    loopback: bool
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_address(address: str) -> Address:
+    """What ``address`` says; raises BadRequest if it is not HOST:PORT."""
     host, separator, port = address.rpartition(":")
-    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not host or not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise errors.BadRequest(f"{address!r} is not HOST:PORT, for example 127.0.0.1:7411")
     name = host.strip("[]")
     try:
         loopback = name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         loopback = False
-    if not loopback:
+    return Address(host, int(port), loopback)
+
+
+def check_plain(address: str) -> str:
+    """``address`` if plain text may be spoken there; raises BadRequest if it is not on loopback."""
+    parsed = parse_address(address)
+    if not parsed.loopback:
         raise errors.BadRequest(
-            f"{host} is not a loopback address. Traffic between machines needs mutual TLS, which "
-            "this version does not have yet; use 127.0.0.1, or an SSH tunnel "
-            "(ssh -L 7411:127.0.0.1:7411 COORDINATOR)"
+            f"{parsed.host} is not a loopback address; between machines there is no plain-text "
+            "port. With --listen-tls the coordinator listens there for those who have a "
+            "certificate (docs/security.md)"
         )
     return address
 
 
-def channel(address: str) -> grpc.Channel:
-    """A channel to a coordinator; raises BadRequest for an address that is not loopback."""
-    return grpc.insecure_channel(check_address(address), options=list(CHANNEL_OPTIONS))
+def channel(address: str, credentials: Path | None = None) -> grpc.Channel:
+    """A channel to a coordinator: with mutual TLS by the credentials of a file, or without in plain
+    text to loopback. Raises BadRequest for an address or credentials that can't be used."""
+    if credentials is None:
+        if not parse_address(address).loopback:
+            raise errors.BadRequest(
+                f"{address} is on another machine, which takes mutual TLS. Enrol first (`tunefarm "
+                "enroll`, or `tunefarm agent enroll` on a device), or use an SSH tunnel "
+                "(ssh -L 7411:127.0.0.1:7411 COORDINATOR)"
+            )
+        return grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS))
+    from .certificates import load_credentials
+
+    known = load_credentials(credentials)
+    return secure_channel(address, known.authority, known.key, known.certificate)
+
+
+def secure_channel(
+    address: str, authority: bytes, key: bytes | None = None, certificate: bytes | None = None
+) -> grpc.Channel:
+    """A channel to a coordinator that this authority knows (PEM); with key and certificate, the
+    caller shows who it is. Raises BadRequest for what is no address."""
+    parse_address(address)
+    return grpc.secure_channel(
+        address,
+        grpc.ssl_channel_credentials(authority, key, certificate),
+        options=[
+            *CHANNEL_OPTIONS,
+            ("grpc.ssl_target_name_override", COORDINATOR_NAME),
+            ("grpc.default_authority", COORDINATOR_NAME),
+        ],
+    )
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ HEAVY_PLACES = {
     "lightgbm": ("cost_model",),
     "sqlalchemy": ("coordinator.tuning_log",),
     "alembic": ("coordinator.tuning_log",),
+    "cryptography": ("protos.certificates", "coordinator.security"),
     "pyarrow": ("coordinator.tuning_log.exchange",),
     "tvm": (
         "device_agent.build",

@@ -35,6 +35,9 @@ ENVELOPES = {
     "ListDevicesRequest",
     "ListDevicesResponse",
     "PredictModelRequest",
+    "EnrolRequest",
+    "RenewRequest",
+    "Certificate",
 }
 """Messages of the RPCs themselves, which no record stands for."""
 
@@ -451,7 +454,8 @@ def test_a_lease_without_work_is_refused() -> None:
     "address", ["127.0.0.1:7411", "127.9.9.9:1", "localhost:65535", "[::1]:7411", "127.0.0.1:0"]
 )
 def test_loopback_addresses_are_taken(address: str) -> None:
-    assert rpc.check_address(address) == address
+    assert rpc.check_plain(address) == address
+    assert rpc.parse_address(address).loopback
 
 
 @pytest.mark.parametrize(
@@ -464,7 +468,7 @@ def test_loopback_addresses_are_taken(address: str) -> None:
         ("127.0.0.1:-1", "is not HOST:PORT"),
         ("127.0.0.1:65536", "is not HOST:PORT"),
         ("unix:/tmp/socket", "is not HOST:PORT"),
-        (":7411", "not a loopback"),
+        (":7411", "is not HOST:PORT"),
         ("0.0.0.0:7411", "not a loopback"),
         ("[::]:7411", "not a loopback"),
         ("10.0.0.1:7411", "not a loopback"),
@@ -475,8 +479,8 @@ def test_loopback_addresses_are_taken(address: str) -> None:
 )
 def test_other_addresses_are_refused(address: str, complaint: str) -> None:
     with pytest.raises(errors.BadRequest, match=complaint):
-        rpc.check_address(address)
-    with pytest.raises(errors.BadRequest, match=complaint):
+        rpc.check_plain(address)
+    with pytest.raises(errors.BadRequest, match=r"HOST:PORT|takes mutual TLS"):
         rpc.channel(address)
 
 

@@ -7,11 +7,15 @@ import importlib.util
 import socket
 from typing import Any
 
+from coordinator.cli import enroll
 from coordinator.cli import options as shared
 
 _EPILOG = """\
 examples:
   tunefarm agent --coordinator 127.0.0.1:7411
+  # on another machine than the coordinator, with a token of `tunefarm ca token`:
+  tunefarm agent enroll --coordinator farm.example:7413 --token-file token
+  tunefarm agent --coordinator farm.example:7412 --name pi-rack3-07
   # two devices of one kind on one machine, each bound to one core:
   tunefarm agent --name left  --cpus 0 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
   tunefarm agent --name right --cpus 1 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
@@ -65,6 +69,8 @@ def add_parser(commands: Any) -> None:
     shared.add_labels(parser)
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    enroll.add_verb(verbs, "agent", "make this device known to a farm on another machine")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,4 +92,5 @@ def run(options: argparse.Namespace) -> int:
         options.die_with_parent,
         options.replay,
         options.label,
+        shared.credentials(options, "agent"),
     )

@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> int:
     """Print the table."""
     from coordinator.cli.tables import devices_table
 
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         devices_table(farm.devices())
     return 0

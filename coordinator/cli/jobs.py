@@ -73,7 +73,7 @@ def check_out(out: Path) -> None:
 def _list(options: argparse.Namespace) -> int:
     from coordinator.cli.tables import jobs_table
 
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         jobs_table(farm.jobs(options.limit, options.project))
     return 0
 
@@ -81,7 +81,7 @@ def _list(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from coordinator.results.report import report_json, report_text
 
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         job = farm.job(options.job)
     if options.json:
         print(json.dumps(report_json(job, None, f"coordinator {options.coordinator}")))
@@ -100,7 +100,7 @@ def headline(job: Job) -> str:
 
 def _watch(options: argparse.Namespace) -> int:
     check_out(Path(options.out))
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         return follow(farm, options.job, Path(options.out))
 
 
@@ -138,6 +138,6 @@ def save_package(out: Path, job: Job, data: bytes) -> Path:
 
 
 def _cancel(options: argparse.Namespace) -> int:
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         print(headline(farm.cancel(options.job)))
     return 0

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from coordinator.cli import (
     agent,
+    ca,
     devices,
+    enroll,
     jobs,
     measure,
     predict,
@@ -25,7 +27,7 @@ from coordinator.cli import (
     tuning_log,
 )
 from coordinator.cli.log_tables import plain
-from protos.errors import BadRequest, Conflict, FarmError, NotFound
+from protos.errors import BadRequest, Conflict, FarmError, Forbidden, NotFound
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
 
@@ -37,6 +39,11 @@ a farm: a coordinator, an agent on every device, and clients
   tunefarm serve
   tunefarm agent --coordinator 127.0.0.1:7411
   tunefarm submit model.onnx --watch
+
+on several machines, which know each other by the farm's own certificates
+  tunefarm ca init
+  tunefarm serve --listen-tls 0.0.0.0:7412
+  tunefarm ca token pi-rack3-07 --role agent      # then there: tunefarm agent enroll
 
 how fast would it be? without a device, then on it
   tunefarm predict model.onnx --device pi-rack3-07
@@ -60,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log what happens; twice for more"
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (tune, serve, agent, submit, jobs, report, predict, measure, devices, tuning_log):
+    groups = (tune, serve, agent, submit, jobs, report, predict, measure, devices, tuning_log)
+    for group in (*groups, ca, enroll):
         group.add_parser(commands)
     return root
 
@@ -82,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging(options.verbose)
     try:
         return int(options.run(options))
-    except (BadRequest, NotFound, Conflict) as error:
+    except (BadRequest, Forbidden, NotFound, Conflict) as error:
         print(f"tunefarm: {plain(error).plain}", file=sys.stderr)
         return EXIT_BAD_REQUEST
     except FarmError as error:

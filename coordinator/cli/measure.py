@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
     shared.read_model(options.model)  # says what is wrong with it before the farm is asked
     shapes = {name: shape.dims for name, shape in options.shape}
-    with Farm(options.coordinator) as farm, Progress() as progress:
+    with Farm(options.coordinator, shared.credentials(options)) as farm, Progress() as progress:
         found = farm.measure(
             options.model,
             options.device,

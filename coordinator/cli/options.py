@@ -21,9 +21,11 @@ from protos.records import (
     Shape,
     sha256_hex,
 )
+from protos.rpc import parse_address
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 ADDRESS_ENVIRONMENT = "TUNEFARM_COORDINATOR"
+CREDENTIALS_ENVIRONMENT = "TUNEFARM_CREDENTIALS"
 
 MAX_NUMBER = 2**31 - 1
 """The largest count or dimension that the protocol carries, and more than any makes sense."""
@@ -189,6 +191,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="ask a running coordinator instead of reading a tuning log",
     )
+    add_credentials(parser)
 
 
 def add_coordinator(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
@@ -201,6 +204,33 @@ def add_coordinator(parser: argparse.ArgumentParser, inherited: bool = False) ->
         help=f"where the coordinator listens (default: ${ADDRESS_ENVIRONMENT}, "
         f"else {DEFAULT_ADDRESS})",
     )
+    add_credentials(parser, inherited)
+
+
+def add_credentials(parser: argparse.ArgumentParser, inherited: bool = False) -> None:
+    """`--credentials`; ``inherited`` as in ``add_coordinator``."""
+    parser.add_argument(
+        "--credentials",
+        metavar="FILE",
+        type=Path,
+        default=argparse.SUPPRESS if inherited else None,
+        help="what enrolling wrote, for a coordinator on another machine (default: none on "
+        f"loopback, else ${CREDENTIALS_ENVIRONMENT}, else ~/.config/tunefarm/user.pem, or "
+        "agent.pem for an agent)",
+    )
+
+
+def credentials_file(who: str) -> Path:
+    """Where the credentials of the ``user`` or the ``agent`` are unless others are named."""
+    given = os.environ.get(CREDENTIALS_ENVIRONMENT)
+    return Path(given) if given else Path.home() / ".config" / "tunefarm" / f"{who}.pem"
+
+
+def credentials(options: argparse.Namespace, who: str = "user") -> Path | None:
+    """The credentials to show at `--coordinator`; None where none are needed."""
+    if options.credentials is not None:
+        return Path(options.credentials)
+    return None if parse_address(options.coordinator).loopback else credentials_file(who)
 
 
 def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> JobSpec:

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     model = shared.read_model(options.model)
     spec = PredictionSpec(options.device, dict(options.shape))
     if options.coordinator:
-        with FarmClient(options.coordinator) as farm:
+        with FarmClient(options.coordinator, shared.credentials(options)) as farm:
             found = farm.predict(spec, model)
     else:
         found = _of_log(options.log, model, spec)

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_html(options.html)
     if options.coordinator:
-        data = report_of_coordinator(options.coordinator, options.job)
+        data = report_of_coordinator(options.coordinator, options.job, shared.credentials(options))
     else:
         data = _of_log(options)
     if options.json:
@@ -137,12 +137,12 @@ def _of_log(options: argparse.Namespace) -> ReportData:
     return report_of_log(url, options.job)
 
 
-def report_of_coordinator(address: str, job_id: str) -> ReportData:
+def report_of_coordinator(address: str, job_id: str, credentials: Path | None = None) -> ReportData:
     """The same from the coordinator at this address; raises NotFound or Unavailable."""
     from coordinator.results.page.section import ReportData
 
     source = f"the coordinator at {address}"
-    with FarmClient(address) as farm:
+    with FarmClient(address, credentials) as farm:
         if job_id == LATEST:
             newest = farm.jobs(limit=1)
             if not newest:

@@ -7,15 +7,21 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from coordinator.cli import ca
 from coordinator.cli import options as shared
-from protos.rpc import check_address
+from protos.errors import BadRequest
+from protos.rpc import check_plain, parse_address
+
+if TYPE_CHECKING:
+    from coordinator.server import SecurePorts
 
 _EPILOG = """\
 examples:
   tunefarm serve                                    # SQLite log, port 7411 on loopback
   tunefarm serve --log postgresql://farm@db/tunefarm
+  tunefarm ca init && tunefarm serve --listen-tls 0.0.0.0:7412   # for other machines, too
 Ctrl-C stops it; unfinished jobs go on at the next start.
 """
 
@@ -33,8 +39,21 @@ def add_parser(commands: Any) -> None:
         "--listen",
         metavar="HOST:PORT",
         default=shared.DEFAULT_ADDRESS,
-        help=f"loopback only in this version (default: {shared.DEFAULT_ADDRESS})",
+        help="the port for this machine, on loopback: in plain text, everybody may do everything "
+        f"(default: {shared.DEFAULT_ADDRESS})",
     )
+    parser.add_argument(
+        "--listen-tls",
+        metavar="HOST:PORT",
+        help="a port for other machines, with mutual TLS: for who was enrolled, and may do what "
+        "their role may. Needs `tunefarm ca init` (default: none)",
+    )
+    parser.add_argument(
+        "--listen-enrol",
+        metavar="HOST:PORT",
+        help="the port where others enrol with a token (default: the one after --listen-tls)",
+    )
+    ca.add_authority(parser)
     shared.add_log(parser)
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="join this Ray cluster (default: start one here)"
@@ -48,14 +67,30 @@ def run(options: argparse.Namespace) -> int:
     from coordinator.server import CoordinatorConfig
     from coordinator.tuning_log import TuningLog, default_url, normalise_url
 
-    check_address(options.listen)
+    check_plain(options.listen)
+    secure = _secure_ports(options)
     url = normalise_url(options.log) if options.log else default_url()
     TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     cpus = len(os.sched_getaffinity(0))
-    config = CoordinatorConfig(url, options.listen, num_builders=cpus)
+    config = CoordinatorConfig(url, options.listen, num_builders=cpus, secure=secure)
     with ray_runtime.running(cpus, options.ray_address):
         asyncio.run(_serve(config))
     return 0
+
+
+def _secure_ports(options: argparse.Namespace) -> SecurePorts | None:
+    """What is asked for; raises BadRequest before anything is started."""
+    from coordinator.security.authority import Authority
+    from coordinator.server import SecurePorts
+
+    if options.listen_tls is None:
+        if options.listen_enrol is not None:
+            raise BadRequest("--listen-enrol is for farms with --listen-tls")
+        return None
+    address = parse_address(options.listen_tls)
+    enrol = options.listen_enrol or f"{address.host}:{address.port + 1 if address.port else 0}"
+    Authority.load(options.ca)
+    return SecurePorts(str(address), str(parse_address(enrol)), options.ca)
 
 
 async def _serve(config: Any) -> None:
@@ -73,5 +108,12 @@ async def _serve(config: Any) -> None:
             file=sys.stderr,
             flush=True,
         )
+        if config.secure is not None:
+            print(
+                f"with mutual TLS on port {coordinator.secure_port}, enrolments on port "
+                f"{coordinator.enrol_port}",
+                file=sys.stderr,
+                flush=True,
+            )
         await stop.wait()
         print("stopping", file=sys.stderr, flush=True)

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     model = shared.read_model(options.model)
     if options.watch:
         jobs.check_out(Path(options.out))
-    with FarmClient(options.coordinator) as farm:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         job = farm.submit(shared.job_spec(options, model, _target(farm, options)), model)
         print(job.job_id, flush=True)
         if not options.watch:

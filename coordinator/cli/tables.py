@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from protos.labels import labels_text
 from protos.records import DeviceStatus, Job
+
+if TYPE_CHECKING:
+    from coordinator.tuning_log.identities import KnownCertificate, OpenToken
 
 
 def _print(table: Table, nothing: str) -> None:
@@ -52,6 +56,32 @@ def jobs_table(jobs: Sequence[Job]) -> None:
             Text(job.error or job.stage),
         )
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
+
+
+def identities_table(
+    certificates: Sequence[KnownCertificate], tokens: Sequence[OpenToken], now: float
+) -> None:
+    """One line a certificate or token; ``now`` in seconds since 1970."""
+    table = _table("name", "role", "state", "until", "since", "serial")
+    for token in tokens:
+        table.add_row(token.name, token.role.value, "token not used", _when(token.expires_at))
+    for found in certificates:
+        state = "good" if found.expires_at > now else "ended"
+        if found.revoked_at is not None:
+            state = f"revoked {_when(found.revoked_at)}"
+        table.add_row(
+            found.identity.name,
+            found.identity.role.value,
+            state,
+            _when(found.expires_at),
+            _when(found.issued_at),
+            found.identity.serial,
+        )
+    _print(table, "nobody is known yet; let somebody in: tunefarm ca token NAME --role agent")
+
+
+def _when(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
 
 
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:

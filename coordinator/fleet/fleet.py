@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.fleet import dispatcher
@@ -22,6 +22,7 @@ from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
 from protos.errors import JobFailed, LogUnavailable
+from protos.identity import Identity
 from protos.records import (
     Acknowledgement,
     Artifact,
@@ -215,6 +216,13 @@ class Fleet:
                 log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
                 await self._give_back(held, why)
         self.dispatch()
+
+    async def expel(self, is_good: Callable[[Identity], bool]) -> None:
+        """End the sessions of those who are not good any more; what they held goes to others."""
+        for session in list(self.registry.sessions.values()):
+            if session.identity is not None and not is_good(session.identity):
+                session.outbox.put_nowait(None)
+                await self.left(session, "its certificate has ended or was revoked")
 
     async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
         """Results from a device: into the log, then acknowledged, then to the job.

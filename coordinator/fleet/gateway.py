@@ -10,6 +10,7 @@ from typing import Any
 
 from coordinator.fleet import registry
 from coordinator.fleet.fleet import Fleet
+from coordinator.security.guard import caller
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import Conflict, ProtocolViolation
 from protos.records import (
@@ -39,7 +40,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         self, messages: AsyncIterator[farm_pb2.AgentMessage], context: Any
     ) -> AsyncIterator[farm_pb2.GatewayMessage]:
         """One agent, from its registration until it leaves."""
-        session = self._fleet.registry.join(await self._registration(messages))
+        device = await self._registration(messages)
+        session = self._fleet.registry.join(device, caller(context))
         session.outbox.put_nowait(Registered(session.session_id, registry.HEARTBEAT_S))
         log.info("device %s joined as %s", session.device.name, session.session_id)
         reader = asyncio.create_task(self._read(session, messages))
@@ -98,7 +100,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         self, request: farm_pb2.FetchArtifactRequest, context: Any
     ) -> AsyncIterator[farm_pb2.Chunk]:
         """The bytes of an artifact that a lease names."""
-        held, artifact = self._fleet.leases.naming(request.sha256)
+        who = caller(context)
+        held, artifact = self._fleet.leases.naming(request.sha256, who.name if who else None)
         with held.sending():
             for start in range(0, artifact.size_bytes, CHUNK_BYTES):
                 yield farm_pb2.Chunk(data=artifact.data[start : start + CHUNK_BYTES])

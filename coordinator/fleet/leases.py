@@ -124,9 +124,12 @@ class Leases:
             held.session.leases.pop(lease_id, None)
         return held
 
-    def naming(self, sha256: str) -> tuple[Outstanding, Artifact]:
-        """A lease that names this artifact, and the artifact; raises NotFound if none does."""
+    def naming(self, sha256: str, device: str | None) -> tuple[Outstanding, Artifact]:
+        """A lease of this device (None: of any) that names this artifact, and the artifact; raises
+        NotFound if none does."""
         for held in self._held.values():
+            if device is not None and held.session.device.name != device:
+                continue
             for artifact in artifacts(held.lease):
                 if artifact.sha256 == sha256:
                     return held, artifact

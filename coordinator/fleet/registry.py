@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.fleet.set_aside import Standing, after_lease
-from protos.errors import Conflict
+from protos.errors import Conflict, Forbidden
+from protos.identity import Identity
 from protos.labels import is_fragile
 from protos.records import Device, DeviceState, DeviceStatus, Lease
 
@@ -24,9 +25,13 @@ SILENCE_S = 10.0
 
 @dataclass
 class Session:
-    """One connected agent. ``outbox`` is what goes down its stream; None ends the stream."""
+    """One connected agent. ``outbox`` is what goes down its stream; None ends the stream.
+
+    ``identity`` is whom its certificate names; None on loopback.
+    """
 
     device: Device
+    identity: Identity | None = None
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     outbox: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     leases: dict[str, Lease] = field(default_factory=dict)
@@ -56,15 +61,21 @@ class Registry:
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
-    def join(self, device: Device) -> Session:
-        """A new session; raises Conflict if a live device of that name is here already."""
+    def join(self, device: Device, identity: Identity | None = None) -> Session:
+        """A new session; raises Conflict if a live device of that name is here already, Forbidden
+        if it is not the one that ``identity`` names."""
+        if identity is not None and identity.name != device.name:
+            raise Forbidden(
+                f"the certificate is {identity.name}'s, and this device is named {device.name!r}; "
+                "start the agent with the name that it was enrolled with, or enrol it anew"
+            )
         for session in self.sessions.values():
             if session.device.name == device.name and not session.silent:
                 raise Conflict(
                     f"a device named {device.name!r} is connected already; "
                     "start the agent with another --name, or stop the other one first"
                 )
-        session = Session(device)
+        session = Session(device, identity)
         self.sessions[session.session_id] = session
         self._seen[device.name] = device
         self._errors.pop(device.name, None)

@@ -329,3 +329,26 @@ packages = sa.Table(
     sa.Column("sha256", sa.Text, sa.ForeignKey("blobs.sha256"), nullable=False),
     sa.Column("packaged_at", sa.Double, nullable=False),
 )
+
+# Whom the farm knows. The private keys are where they are used; a token's secret is nowhere.
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    sa.Column("serial", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("issued_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("revoked_at", sa.Double),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("secret_sha256", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, index=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("used_at", sa.Double),
+)

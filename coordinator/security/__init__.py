@@ -1,0 +1,1 @@
+"""Who may do what: the farm's own certificate authority, and the guard of its ports."""

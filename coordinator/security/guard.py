@@ -1,0 +1,143 @@
+"""In front of every port: who calls, whether they are still known, and whether they may.
+
+On loopback nobody shows a certificate, and everybody may do everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from coordinator.security.permissions import check_may_call
+from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log.identities import good_serials
+from protos import certificates
+from protos.enrolment import peer_certificate
+from protos.errors import FarmError, Forbidden
+from protos.identity import Identity
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 2.0
+"""Revoking a certificate has an effect within this time."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _identity(pem: bytes) -> Identity | None:
+    return certificates.identity_of(pem)
+
+
+def caller(context: Any) -> Identity | None:
+    """Who calls; None on loopback. Raises Forbidden for a certificate of nobody."""
+    pem = peer_certificate(context)
+    if pem is None:
+        return None
+    identity = _identity(pem)
+    if identity is None:
+        raise Forbidden("this certificate carries no identity of a farm")
+    return identity
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses calls of those who may not make them, before anything else looks at these."""
+
+    def __init__(self, tuning_log: TuningLog) -> None:
+        self._log = tuning_log
+        self._good: frozenset[str] = frozenset()
+
+    async def refresh(self) -> None:
+        """Read which certificates are good."""
+        self._good = await asyncio.to_thread(self._read)
+
+    def _read(self) -> frozenset[str]:
+        with self._log.reading() as connection:
+            return good_serials(connection)
+
+    async def watch(self, expel: Callable[[Callable[[Identity], bool]], Awaitable[None]]) -> None:
+        """For ever: read again, and ``expel`` whose certificate is good no more. A log that can't
+        be read is said, and changes nothing."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh()
+                await expel(self.is_good)
+            except FarmError as error:
+                log.warning("which certificates are good is not known: %s", error)
+
+    def is_good(self, who: Identity) -> bool:
+        """Whether this certificate was issued, not revoked, and has not ended."""
+        return who.serial in self._good
+
+    async def admit(self, method: str, context: Any) -> None:
+        """Raise Forbidden unless the caller may call this now."""
+        who = caller(context)
+        if who is None:
+            return
+        if not self.is_good(who):
+            await self.refresh()  # it may be newer than what was read last
+        if not self.is_good(who):
+            raise Forbidden(
+                f"the certificate of {who.name} has ended or was revoked; a new token of "
+                "`tunefarm ca token` lets in again"
+            )
+        check_may_call(method, who)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Every call comes through here."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+
+        async def admit(context: Any) -> None:
+            try:
+                await self.admit(method, context)
+            except Forbidden as error:
+                log.warning("%s refused: %s", method, error)
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+
+        return _guarded(handler, admit)
+
+
+def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
+    """The handler, behind what is awaited first."""
+
+    def unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: Any) -> Any:
+            await admit(context)
+            return await behavior(request, context)
+
+        return call
+
+    def stream(behavior: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            await admit(context)
+            async for message in behavior(request, context):
+                yield message
+
+        return call
+
+    kinds: list[tuple[str, Any, Any]] = [
+        ("unary_unary", unary, grpc.unary_unary_rpc_method_handler),
+        ("stream_unary", unary, grpc.stream_unary_rpc_method_handler),
+        ("unary_stream", stream, grpc.unary_stream_rpc_method_handler),
+        ("stream_stream", stream, grpc.stream_stream_rpc_method_handler),
+    ]
+    for name, wrap, make in kinds:
+        behavior = getattr(handler, name)
+        if behavior is not None:
+            return make(
+                wrap(behavior),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+    raise AssertionError("a handler of no kind")
