@@ -12,12 +12,14 @@ from protos import convert, farm_pb2, farm_pb2_grpc, rpc
 from protos.enrolment import renew_if_due
 from protos.records import (
     CHUNK_BYTES,
+    DeviceAction,
     DeviceStatus,
     Job,
     JobMeasurements,
     JobSpec,
     Prediction,
     PredictionSpec,
+    Priority,
 )
 
 DEADLINE_S = 30.0
@@ -80,6 +82,36 @@ class FarmClient:
         with rpc.client_errors(f"cancelling job {job_id}", self.address):
             request = farm_pb2.JobRequest(job_id=job_id)
             return convert.from_message(self._farm.CancelJob(request, timeout=DEADLINE_S), Job)
+
+    def pause(self, job_id: str) -> Job:
+        """Stop a job until it is resumed."""
+        with rpc.client_errors(f"pausing job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            return convert.from_message(self._farm.PauseJob(request, timeout=DEADLINE_S), Job)
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on."""
+        with rpc.client_errors(f"resuming job {job_id}", self.address):
+            request = farm_pb2.JobRequest(job_id=job_id)
+            return convert.from_message(self._farm.ResumeJob(request, timeout=DEADLINE_S), Job)
+
+    def set_priority(self, job_id: str, priority: Priority) -> Job:
+        """What a job gets of the devices where several want them."""
+        with rpc.client_errors(f"the priority of job {job_id}", self.address):
+            request = farm_pb2.JobPriorityRequest(job_id=job_id)
+            request.priority = priority  # type: ignore[assignment]
+            answer = self._farm.SetJobPriority(request, timeout=DEADLINE_S)
+            return convert.from_message(answer, Job)
+
+    def control(self, device: str, action: DeviceAction, reason: str = "") -> DeviceStatus | None:
+        """Drain, quarantine, resume or forget a device; None if it was forgotten."""
+        with rpc.client_errors(f"{action.name.lower()} {device}", self.address):
+            request = farm_pb2.ControlDeviceRequest(device=device, reason=reason)
+            request.action = action  # type: ignore[assignment]
+            answer = self._farm.ControlDevice(request, timeout=DEADLINE_S)
+            if not answer.HasField("device"):
+                return None
+            return convert.from_message(answer.device, DeviceStatus)
 
     def devices(self) -> list[DeviceStatus]:
         """Every device the coordinator has seen."""

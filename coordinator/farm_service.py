@@ -16,11 +16,22 @@ from coordinator.security.permissions import check_owns
 from coordinator.tuning_log import TuningLog
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
-from protos.records import CHUNK_BYTES, MAX_MODEL_BYTES, Job, JobSpec, PredictionSpec
+from protos.records import (
+    CHUNK_BYTES,
+    MAX_MODEL_BYTES,
+    DeviceAction,
+    DeviceStatus,
+    Job,
+    JobSpec,
+    PredictionSpec,
+    Priority,
+)
 from protos.rpc import aborts, stream_aborts
 
 MAX_JOBS_LISTED = 1000
+MAX_REASON = 200
 
+Member = TypeVar("Member", Priority, DeviceAction)
 Spec = TypeVar("Spec", JobSpec, PredictionSpec)
 
 
@@ -68,18 +79,62 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     @aborts
     async def CancelJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
         """Stop a job."""
-        job = await self._jobs.job(request.job_id)
-        check_owns(job.spec.submitted_by, caller(context))
+        await self._check_owns(request.job_id, context)
         return _message(await self._jobs.cancel(request.job_id))
+
+    @aborts
+    async def PauseJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
+        """Stop a job until it is resumed."""
+        await self._check_owns(request.job_id, context)
+        return _message(await self._jobs.pause(request.job_id))
+
+    @aborts
+    async def ResumeJob(self, request: farm_pb2.JobRequest, context: Any) -> farm_pb2.Job:  # noqa: N802
+        """Let a paused job go on."""
+        await self._check_owns(request.job_id, context)
+        return _message(await self._jobs.resume(request.job_id))
+
+    @aborts
+    async def SetJobPriority(  # noqa: N802
+        self, request: farm_pb2.JobPriorityRequest, context: Any
+    ) -> farm_pb2.Job:
+        """What a job gets of the devices."""
+        await self._check_owns(request.job_id, context)
+        priority = _member(Priority, request.priority)
+        return _message(await self._jobs.set_priority(request.job_id, priority))
+
+    async def _check_owns(self, job_id: str, context: Any) -> None:
+        job = await self._jobs.job(job_id)
+        check_owns(job.spec.submitted_by, caller(context))
 
     @aborts
     async def ListDevices(  # noqa: N802
         self, request: farm_pb2.ListDevicesRequest, context: Any
     ) -> farm_pb2.ListDevicesResponse:
         """Every device seen."""
-        counts = await asyncio.to_thread(self._log.device_measurements)
-        statuses = self._fleet.registry.statuses(counts)
+        statuses = await self._statuses()
         return farm_pb2.ListDevicesResponse(devices=[convert.to_message(s) for s in statuses])
+
+    async def _statuses(self) -> list[DeviceStatus]:
+        counts = await asyncio.to_thread(self._log.device_measurements)
+        known = await asyncio.to_thread(self._log.devices)
+        return self._fleet.registry.statuses(counts, known)
+
+    @aborts
+    async def ControlDevice(  # noqa: N802
+        self, request: farm_pb2.ControlDeviceRequest, context: Any
+    ) -> farm_pb2.ControlDeviceResponse:
+        """Drain, quarantine, resume or forget a device."""
+        action = _member(DeviceAction, request.action)
+        who = caller(context)
+        await self._fleet.control(
+            *(request.device, action, request.reason[:MAX_REASON]),
+            who.name if who is not None else "the coordinator's machine",
+        )
+        found = [s for s in await self._statuses() if s.device.name == request.device]
+        return farm_pb2.ControlDeviceResponse(
+            device=convert.to_message(found[0]) if found else None
+        )
 
     @stream_aborts
     async def FetchPackage(  # noqa: N802
@@ -109,6 +164,13 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         found = await asyncio.to_thread(self._predictions.predict, model, spec)
         message: farm_pb2.Prediction = convert.to_message(found)
         return message
+
+
+def _member(kind: type[Member], value: int) -> Member:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise BadRequest(f"{value} is no {kind.__name__}") from error
 
 
 def _message(job: Job) -> farm_pb2.Job:

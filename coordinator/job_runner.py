@@ -36,6 +36,7 @@ from protos.records import (
     JobSpec,
     JobState,
     ModelResult,
+    Priority,
     TaskProgress,
 )
 
@@ -49,6 +50,9 @@ SEARCH_ACTORS = 1
 
 KEPT_LIMIT_S = 30.0
 """A time limit shorter than this still has its untuned operators timed to the end."""
+
+TUNING = "tuning"
+"""The stage in which trials are made."""
 
 LOG_PATIENCE_S = 60.0
 """How long a job goes on without its tuning log: a server that is restarted is back by then."""
@@ -89,6 +93,16 @@ class JobRunner:
         self._from_log: int | None = None
         self._ended: Ended | None = None
         self._stage = ""
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it tunes now: interrupted, it goes on later and has lost next to nothing."""
+        return self._stage == TUNING
+
+    def set_priority(self, priority: Priority) -> None:
+        """Show another priority from now on."""
+        self.job = replace(self.job, spec=replace(self.job.spec, priority=priority))
+        self._changed(self.job)
 
     async def run(self) -> Job:
         """To the end; raises a FarmError if it can't be done."""
@@ -220,7 +234,7 @@ class JobRunner:
             if tuner.seeded:
                 await self._set(stage="timing again what was measured elsewhere")
                 await self._time_again(tuner)
-            await self._set(stage="tuning")
+            await self._set(stage=TUNING)
             with self._clock.idle():
                 self._ended = await tuner.tune(self._budget)
             await self._set(tuning_ended=str(self._ended))

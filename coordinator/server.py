@@ -78,6 +78,7 @@ class Coordinator:
         try:
             self.builders.start()
             await self.guard.refresh()
+            await self.fleet.load_holds()
             await self._open_ports()
             await self.jobs.take_up()
             services = [self.fleet.reap(), self.jobs.run(), self.jobs.heartbeats()]

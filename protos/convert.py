@@ -63,12 +63,16 @@ def _set(message: Any, name: str, value: Any) -> None:
 def from_message(message: Message, record_type: type[R]) -> R:
     """The record that ``message`` says.
 
-    Raises ProtocolViolation if an enum is unset or unknown, if an embedded record is missing, or
-    if the record refuses its values.
+    An unset enum that has a default is that: an older peer does not know it. Raises
+    ProtocolViolation if any other is unset or unknown, if an embedded record is missing, or if the
+    record refuses its values.
     """
     values = {}
     cast_type = typing.cast("type", record_type)
     for field in dataclasses.fields(typing.cast("Any", record_type)):
+        if isinstance(field.default, enum.IntEnum) and not getattr(message, field.name):
+            values[field.name] = field.default
+            continue
         values[field.name] = _get(message, field.name, _hints(cast_type)[field.name])
     try:
         return record_type(**values)

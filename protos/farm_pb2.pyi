@@ -14,6 +14,16 @@ class DeviceState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEVICE_STATE_BUSY: _ClassVar[DeviceState]
     DEVICE_STATE_GONE: _ClassVar[DeviceState]
     DEVICE_STATE_SET_ASIDE: _ClassVar[DeviceState]
+    DEVICE_STATE_DRAINED: _ClassVar[DeviceState]
+    DEVICE_STATE_QUARANTINED: _ClassVar[DeviceState]
+
+class DeviceAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEVICE_ACTION_UNSPECIFIED: _ClassVar[DeviceAction]
+    DEVICE_ACTION_DRAIN: _ClassVar[DeviceAction]
+    DEVICE_ACTION_QUARANTINE: _ClassVar[DeviceAction]
+    DEVICE_ACTION_RESUME: _ClassVar[DeviceAction]
+    DEVICE_ACTION_FORGET: _ClassVar[DeviceAction]
 
 class MeasurementStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +48,14 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_FAILED: _ClassVar[JobState]
     JOB_STATE_CANCELLED: _ClassVar[JobState]
     JOB_STATE_INTERRUPTED: _ClassVar[JobState]
+    JOB_STATE_PAUSED: _ClassVar[JobState]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
 
 class PredictionSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,6 +67,13 @@ DEVICE_STATE_IDLE: DeviceState
 DEVICE_STATE_BUSY: DeviceState
 DEVICE_STATE_GONE: DeviceState
 DEVICE_STATE_SET_ASIDE: DeviceState
+DEVICE_STATE_DRAINED: DeviceState
+DEVICE_STATE_QUARANTINED: DeviceState
+DEVICE_ACTION_UNSPECIFIED: DeviceAction
+DEVICE_ACTION_DRAIN: DeviceAction
+DEVICE_ACTION_QUARANTINE: DeviceAction
+DEVICE_ACTION_RESUME: DeviceAction
+DEVICE_ACTION_FORGET: DeviceAction
 MEASUREMENT_STATUS_UNSPECIFIED: MeasurementStatus
 MEASUREMENT_STATUS_OK: MeasurementStatus
 MEASUREMENT_STATUS_BUILD_ERROR: MeasurementStatus
@@ -67,6 +92,11 @@ JOB_STATE_DONE: JobState
 JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 JOB_STATE_INTERRUPTED: JobState
+JOB_STATE_PAUSED: JobState
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
 PREDICTION_SOURCE_UNSPECIFIED: PredictionSource
 PREDICTION_SOURCE_MEASURED: PredictionSource
 PREDICTION_SOURCE_PREDICTED: PredictionSource
@@ -480,7 +510,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by", "priority")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -501,6 +531,7 @@ class JobSpec(_message.Message):
     DIRECT_CONVOLUTIONS_FIELD_NUMBER: _ClassVar[int]
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -514,7 +545,8 @@ class JobSpec(_message.Message):
     direct_convolutions: bool
     project: str
     submitted_by: str
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")
@@ -816,9 +848,33 @@ class ListJobsResponse(_message.Message):
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
 
+class JobPriorityRequest(_message.Message):
+    __slots__ = ("job_id", "priority")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    priority: Priority
+    def __init__(self, job_id: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+
 class ListDevicesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ControlDeviceRequest(_message.Message):
+    __slots__ = ("device", "action", "reason")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    action: DeviceAction
+    reason: str
+    def __init__(self, device: _Optional[str] = ..., action: _Optional[_Union[DeviceAction, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ControlDeviceResponse(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: DeviceStatus
+    def __init__(self, device: _Optional[_Union[DeviceStatus, _Mapping]] = ...) -> None: ...
 
 class ListDevicesResponse(_message.Message):
     __slots__ = ("devices",)

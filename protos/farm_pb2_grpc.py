@@ -180,10 +180,30 @@ class FarmStub:
                 request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
                 response_deserializer=protos_dot_farm__pb2.Job.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/tunefarm.v1.Farm/PauseJob',
+                request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/tunefarm.v1.Farm/ResumeJob',
+                request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Job.FromString,
+                _registered_method=True)
+        self.SetJobPriority = channel.unary_unary(
+                '/tunefarm.v1.Farm/SetJobPriority',
+                request_serializer=protos_dot_farm__pb2.JobPriorityRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.Job.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/tunefarm.v1.Farm/ListDevices',
                 request_serializer=protos_dot_farm__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=protos_dot_farm__pb2.ListDevicesResponse.FromString,
+                _registered_method=True)
+        self.ControlDevice = channel.unary_unary(
+                '/tunefarm.v1.Farm/ControlDevice',
+                request_serializer=protos_dot_farm__pb2.ControlDeviceRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.ControlDeviceResponse.FromString,
                 _registered_method=True)
         self.FetchPackage = channel.unary_stream(
                 '/tunefarm.v1.Farm/FetchPackage',
@@ -238,7 +258,32 @@ class FarmServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Stops a job until it is resumed; it goes on where it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetJobPriority(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDevices(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlDevice(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -295,10 +340,30 @@ def add_FarmServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
                     response_serializer=protos_dot_farm__pb2.Job.SerializeToString,
             ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=protos_dot_farm__pb2.JobRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Job.SerializeToString,
+            ),
+            'SetJobPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJobPriority,
+                    request_deserializer=protos_dot_farm__pb2.JobPriorityRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.Job.SerializeToString,
+            ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
                     request_deserializer=protos_dot_farm__pb2.ListDevicesRequest.FromString,
                     response_serializer=protos_dot_farm__pb2.ListDevicesResponse.SerializeToString,
+            ),
+            'ControlDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlDevice,
+                    request_deserializer=protos_dot_farm__pb2.ControlDeviceRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.ControlDeviceResponse.SerializeToString,
             ),
             'FetchPackage': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchPackage,
@@ -463,6 +528,87 @@ class Farm:
             _registered_method=True)
 
     @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Farm/PauseJob',
+            protos_dot_farm__pb2.JobRequest.SerializeToString,
+            protos_dot_farm__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Farm/ResumeJob',
+            protos_dot_farm__pb2.JobRequest.SerializeToString,
+            protos_dot_farm__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJobPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Farm/SetJobPriority',
+            protos_dot_farm__pb2.JobPriorityRequest.SerializeToString,
+            protos_dot_farm__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListDevices(request,
             target,
             options=(),
@@ -479,6 +625,33 @@ class Farm:
             '/tunefarm.v1.Farm/ListDevices',
             protos_dot_farm__pb2.ListDevicesRequest.SerializeToString,
             protos_dot_farm__pb2.ListDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Farm/ControlDevice',
+            protos_dot_farm__pb2.ControlDeviceRequest.SerializeToString,
+            protos_dot_farm__pb2.ControlDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

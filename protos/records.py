@@ -82,6 +82,17 @@ class DeviceState(enum.IntEnum):
     BUSY = 2
     GONE = 3
     SET_ASIDE = 4
+    DRAINED = 5
+    QUARANTINED = 6
+
+
+class DeviceAction(enum.IntEnum):
+    """What people do with a device; farm.proto says what each means."""
+
+    DRAIN = 1
+    QUARANTINE = 2
+    RESUME = 3
+    FORGET = 4
 
 
 @dataclass(frozen=True)
@@ -436,11 +447,25 @@ class JobState(enum.IntEnum):
     FAILED = 4
     CANCELLED = 5
     INTERRUPTED = 6
+    PAUSED = 7
 
     @property
     def ended(self) -> bool:
         """True if nothing will happen to it any more unless it is submitted again."""
-        return self not in (JobState.QUEUED, JobState.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+
+
+class Priority(enum.IntEnum):
+    """How much of the devices a job gets where several want them."""
+
+    LOW = 1
+    NORMAL = 2
+    HIGH = 3
+
+    @property
+    def weight(self) -> float:
+        """Its part, relative to the others'."""
+        return float(4 ** (self - Priority.NORMAL))
 
 
 @dataclass(frozen=True)
@@ -481,6 +506,7 @@ class JobSpec:
     direct_convolutions: bool = False
     project: str = DEFAULT_PROJECT
     submitted_by: str = UNKNOWN_USER
+    priority: Priority = Priority.NORMAL
 
     @property
     def identity(self) -> str:

@@ -232,7 +232,6 @@ def test_no_command(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("serve", "--listen", "0.0.0.0:7411"),
         ("agent", "--coordinator", "192.0.2.1:7411"),
         ("devices", "--coordinator", "192.0.2.1:7411"),
         ("jobs", "--coordinator", "192.0.2.1:7411", "list"),
@@ -240,7 +239,12 @@ def test_no_command(run: Run) -> None:
 )
 def test_other_machines_need_mutual_tls(run: Run, arguments: tuple[str, ...]) -> None:
     address = arguments[2].partition(":")[0]
-    refused(run(*arguments), 2, address, "not a loopback address", "mutual TLS", "ssh -L")
+    refused(run(*arguments), 2, address, "mutual TLS", "tunefarm enroll", "ssh -L")
+
+
+def test_there_is_no_plain_text_port_for_other_machines(run: Run) -> None:
+    arguments = ("serve", "--listen", "0.0.0.0:7411")
+    refused(run(*arguments), 2, "0.0.0.0", "not a loopback address", "--listen-tls")
 
 
 def test_an_address_that_is_none(run: Run) -> None:

@@ -65,3 +65,43 @@ def test_a_whole_model_is_never_divided() -> None:
 
 def test_a_batch_for_an_absent_kind_does_not_hold_up_others() -> None:
     assert assign([Waiting(1, "gpu", 4), Waiting(2, "cpu", 1)], [A]) == [Assignment(2, "a", 1)]
+
+
+def shares(weights: dict[str, float], leases: int) -> dict[str, int]:
+    """How many trials each of several jobs that always want more gets of so many leases."""
+    had: dict[str, float] = {}
+    got = dict.fromkeys(weights, 0)
+    for _ in range(leases):
+        waiting = [
+            Waiting(number, "cpu", 100, job_id=job, weight=weight)
+            for number, (job, weight) in enumerate(weights.items())
+        ]
+        (assignment,) = assign(waiting, [Seat("a", "cpu", LEASES_PER_DEVICE - 1)], had)
+        job = waiting[assignment.batch_id].job_id
+        got[job] += assignment.trials
+        had[job] = had.get(job, 0.0) + assignment.trials / weights[job]
+    return got
+
+
+def test_jobs_get_their_parts() -> None:
+    assert shares({"a": 1.0, "b": 1.0}, 40) == {"a": 320, "b": 320}
+    assert shares({"a": 4.0, "b": 1.0}, 50) == {"a": 640, "b": 160}
+    assert shares({"a": 1.0}, 5) == {"a": 80}
+
+
+def test_the_job_that_had_the_least_goes_first_and_of_a_job_the_oldest_batch() -> None:
+    waiting = [Waiting(n, "cpu", 4, job_id=job) for n, job in enumerate(["a", "a", "b"])]
+    seats = [Seat("a", "cpu", 0)]
+    given = [a.batch_id for a in assign(waiting, seats, {"a": 10.0, "b": 1.0})]
+    assert given == [2, 0]
+    assert [a.batch_id for a in assign(waiting, seats, {})] == [0, 2]
+
+
+def test_a_job_that_had_less_does_not_take_what_it_can_not_use() -> None:
+    waiting = [Waiting(1, "gpu", 4, job_id="b"), Waiting(2, "cpu", 4, job_id="a")]
+    assert [a.batch_id for a in assign(waiting, [A], {"a": 99.0})] == [2]
+
+
+def test_a_whole_model_counts_as_much_as_a_full_lease() -> None:
+    model = Waiting(1, "cpu", 1, exclusive=True)
+    assert model.cost * model.trials == MAX_TRIALS_PER_LEASE * Waiting(2, "cpu", 1).cost

@@ -378,8 +378,9 @@ def test_nothing_secret_is_ever_printed(farm: SecureFarm) -> None:
         (("ca", "token", "a/b", "--role", "agent"), "no name for a certificate"),
         (("ca", "token", "a", "--role", "agent", "--ca", "/nowhere/ca.pem"), "tunefarm ca init"),
         (("ca", "token", "a", "--role", "agent", "--valid", "9999h"), "720h at most"),
-        (("jobs", "list", "--coordinator", "farm.example:7412"), "there are no credentials"),
-        (("agent", "--coordinator", "farm.example:7412"), "there are no credentials"),
+        (("jobs", "list", "--coordinator", "farm.example:7412"), "takes mutual TLS. Enrol first"),
+        (("agent", "--coordinator", "farm.example:7412"), "takes mutual TLS. Enrol first"),
+        (("jobs", "--coordinator", "a.b:1", "--credentials", "no.pem"), "no credentials in no.pem"),
         (("enroll", "--coordinator", "farm.example"), "no whole token"),
     ],
 )

@@ -9,16 +9,12 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coordinator.cli import options as shared
+from coordinator.cli.log_tables import opened
 from protos.identity import Identity, Role, check_name
-
-if TYPE_CHECKING:
-    from coordinator.tuning_log import TuningLog
 
 AUTHORITY_ENVIRONMENT = "TUNEFARM_CA"
 
@@ -105,17 +101,6 @@ def _init(options: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _log(options: argparse.Namespace) -> Iterator[TuningLog]:
-    from coordinator.tuning_log import TuningLog, default_url, normalise_url
-
-    log = TuningLog.open(normalise_url(options.log) if options.log else default_url())
-    try:
-        yield log
-    finally:
-        log.close()
-
-
 def _token(options: argparse.Namespace) -> int:
     from coordinator.security.authority import Authority
     from coordinator.tuning_log.identities import add_token
@@ -127,7 +112,7 @@ def _token(options: argparse.Namespace) -> int:
         raise BadRequest("a token is valid for 720h at most")
     authority = Authority.load(options.ca)
     secret = secrets.token_bytes(SECRET_BYTES)
-    with _log(options) as log, log.writing() as connection:
+    with opened(options, must_exist=False) as log, log.writing() as connection:
         add_token(connection, secret, who, options.valid)
     print(Token(secret, authority.certificate_der).text)
     ends = datetime.datetime.fromtimestamp(time.time() + options.valid)
@@ -142,7 +127,7 @@ def _list(options: argparse.Namespace) -> int:
     from coordinator.cli.tables import identities_table
     from coordinator.tuning_log.identities import known, open_tokens
 
-    with _log(options) as log, log.reading() as connection:
+    with opened(options) as log, log.reading() as connection:
         identities_table(known(connection), open_tokens(connection), time.time())
     return 0
 
@@ -150,7 +135,7 @@ def _list(options: argparse.Namespace) -> int:
 def _revoke(options: argparse.Namespace) -> int:
     from coordinator.tuning_log.identities import revoke
 
-    with _log(options) as log, log.writing() as connection:
+    with opened(options) as log, log.writing() as connection:
         ended = revoke(connection, options.name)
     print(f"{options.name}: {ended} certificate{'' if ended == 1 else 's'} revoked")
     return 0

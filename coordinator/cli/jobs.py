@@ -1,4 +1,4 @@
-"""`tunefarm jobs`: list, show, watch, cancel."""
+"""`tunefarm jobs`: list, show, watch, cancel, pause, resume, priority."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
-from protos.records import Job, JobState
+from protos.records import Job, JobState, Priority
 
 
 def add_parser(commands: Any) -> None:
     """Add the group; `tunefarm jobs` alone lists."""
     parser = commands.add_parser(
-        "jobs", help="list, show, watch or cancel jobs", description="The jobs of a coordinator."
+        "jobs",
+        help="list, show, watch, cancel or pause jobs, or change their priority",
+        description="The jobs of a coordinator.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
@@ -34,18 +36,30 @@ def add_parser(commands: Any) -> None:
     watch = add("watch", "progress until it has ended, then its package")
     add_out(watch)
     cancel = add("cancel", "stop a job; what was measured stays in the log")
-    for verb in (show, watch, cancel):
+    pause = add("pause", "stop a job until it is resumed; others get its devices")
+    resume = add("resume", "let a paused job go on where it was")
+    priority = add("priority", "how much of the devices a job gets where several want them")
+    for verb in (show, watch, cancel, pause, resume, priority):
         verb.add_argument("job", metavar="JOB", help="the id that `tunefarm submit` printed")
+    priority.add_argument(
+        "priority", choices=PRIORITIES, help="each gets four times the one before"
+    )
     for verb, function in (
         (listing, _list),
         (show, _show),
         (watch, _watch),
         (cancel, _cancel),
+        (pause, _pause),
+        (resume, _resume),
+        (priority, _priority),
     ):
         shared.add_coordinator(verb, inherited=True)
         verb.set_defaults(run=function)
     shared.add_coordinator(parser)
     parser.set_defaults(run=_list, limit=20, project="")
+
+
+PRIORITIES = tuple(priority.name.lower() for priority in Priority)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -140,4 +154,24 @@ def save_package(out: Path, job: Job, data: bytes) -> Path:
 def _cancel(options: argparse.Namespace) -> int:
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         print(headline(farm.cancel(options.job)))
+    return 0
+
+
+def _pause(options: argparse.Namespace) -> int:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
+        print(headline(farm.pause(options.job)))
+    print(f"it goes on with: tunefarm jobs resume {options.job}", file=sys.stderr)
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
+        print(headline(farm.resume(options.job)))
+    return 0
+
+
+def _priority(options: argparse.Namespace) -> int:
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
+        job = farm.set_priority(options.job, Priority[options.priority.upper()])
+    print(f"{job.job_id}  {job.spec.model_name}  priority {job.spec.priority.name.lower()}")
     return 0

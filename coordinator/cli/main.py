@@ -25,6 +25,7 @@ from coordinator.cli import (
     submit,
     tune,
     tuning_log,
+    users,
 )
 from coordinator.cli.log_tables import plain
 from protos.errors import BadRequest, Conflict, FarmError, Forbidden, NotFound
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     groups = (tune, serve, agent, submit, jobs, report, predict, measure, devices, tuning_log)
-    for group in (*groups, ca, enroll):
+    for group in (*groups, users, ca, enroll):
         group.add_parser(commands)
     return root
 

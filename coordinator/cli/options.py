@@ -230,7 +230,11 @@ def credentials(options: argparse.Namespace, who: str = "user") -> Path | None:
     """The credentials to show at `--coordinator`; None where none are needed."""
     if options.credentials is not None:
         return Path(options.credentials)
-    return None if parse_address(options.coordinator).loopback else credentials_file(who)
+    if parse_address(options.coordinator).loopback:
+        return None
+    path = credentials_file(who)
+    # Without any, the address is what is complained about, and the ways to get there are named.
+    return path if path.exists() or CREDENTIALS_ENVIRONMENT in os.environ else None
 
 
 def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> JobSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
-from protos.records import DeviceState, canonical_json
+from protos.records import DeviceState, Priority, canonical_json
 
 _EPILOG = """\
 examples:
@@ -37,6 +38,13 @@ def add_parser(commands: Any) -> None:
         "--device", metavar="NAME", help="tune for this device's kind (default: the only one)"
     )
     which.add_argument("--target", metavar="JSON", help="tune for devices with exactly this target")
+    parser.add_argument(
+        "--priority",
+        choices=jobs.PRIORITIES,
+        default=Priority.NORMAL.name.lower(),
+        help="how much of the devices it gets where several jobs want them, each four times what "
+        "the one before gets (default: normal)",
+    )
     parser.add_argument("--watch", action="store_true", help="show progress until it has ended")
     jobs.add_out(parser)
     parser.set_defaults(run=run)
@@ -48,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
     if options.watch:
         jobs.check_out(Path(options.out))
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
-        job = farm.submit(shared.job_spec(options, model, _target(farm, options)), model)
+        spec = shared.job_spec(options, model, _target(farm, options))
+        spec = replace(spec, priority=Priority[options.priority.upper()])
+        job = farm.submit(spec, model)
         print(job.job_id, flush=True)
         if not options.watch:
             print(f"follow it: tunefarm jobs watch {job.job_id}", file=sys.stderr)

@@ -15,6 +15,7 @@ from protos.records import DeviceStatus, Job
 
 if TYPE_CHECKING:
     from coordinator.tuning_log.identities import KnownCertificate, OpenToken
+    from coordinator.tuning_log.users import User
 
 
 def _print(table: Table, nothing: str) -> None:
@@ -37,8 +38,8 @@ def _table(name: str, *columns: str) -> Table:
 def jobs_table(jobs: Sequence[Job]) -> None:
     """One line a job. What users typed is shown as it is, never as markup."""
     table = _table(
-        *("job", "model", "state", "submitted", "by", "project", "trials", "untuned", "tuned"),
-        "note",
+        *("job", "model", "state", "submitted", "by", "project", "priority", "trials"),
+        *("untuned", "tuned", "note"),
     )
     for job in jobs:
         when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
@@ -50,6 +51,7 @@ def jobs_table(jobs: Sequence[Job]) -> None:
             when,
             Text(job.spec.submitted_by),
             Text(job.spec.project),
+            job.spec.priority.name.lower(),
             f"{job.trials.total} ({job.trials.failed} failed)",
             f"{result.untuned_ms:.3f} ms" if result else "",
             f"{result.tuned_ms:.3f} ms" if result else "",
@@ -78,6 +80,20 @@ def identities_table(
             found.identity.serial,
         )
     _print(table, "nobody is known yet; let somebody in: tunefarm ca token NAME --role agent")
+
+
+def users_table(users: Sequence[User]) -> None:
+    """One line a user."""
+    table = _table("user", "jobs", "running at a time", "highest priority")
+    for user in users:
+        most, highest = user.quota.max_running, user.quota.highest_priority
+        table.add_row(
+            Text(user.name),
+            str(user.jobs),
+            "any" if most is None else str(most),
+            "any" if highest is None else highest.name.lower(),
+        )
+    _print(table, "no user yet: whoever submits a job becomes one")
 
 
 def _when(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_TRIALS_PER_LEASE = 16
@@ -12,12 +12,20 @@ LEASES_PER_DEVICE = 2
 
 @dataclass(frozen=True)
 class Waiting:
-    """Trials of one batch that wait for a device; ``needs`` is the kind of device they are for."""
+    """Trials of one batch of a job that wait for a device; ``needs`` is the kind of device they are
+    for, ``weight`` the job's part where several want the same devices."""
 
     batch_id: int
     needs: str
     trials: int
     exclusive: bool = False  # the whole-model run: not to be split
+    job_id: str = ""
+    weight: float = 1.0
+
+    @property
+    def cost(self) -> int:
+        """What one run of it counts for in its job's part."""
+        return MAX_TRIALS_PER_LEASE if self.exclusive else 1
 
 
 @dataclass(frozen=True)
@@ -42,31 +50,40 @@ class Assignment:
     trials: int
 
 
-def assign(waiting: Sequence[Waiting], seats: Sequence[Seat]) -> list[Assignment]:
-    """Hand out what waits, oldest batch first, to the devices with the fewest leases.
+def assign(
+    waiting: Sequence[Waiting], seats: Sequence[Seat], had: Mapping[str, float] | None = None
+) -> list[Assignment]:
+    """Hand out what waits to the devices with the fewest leases.
 
-    A batch is divided evenly among the devices that could take a lease now, so that two devices of
-    one kind finish it in half the time.
+    The job that has ``had`` the least goes first (trials over its weight: start-time fair queueing,
+    Goyal et al., SIGCOMM 1996), and of a job its oldest batch. A batch is divided evenly among the
+    devices that could take a lease now, so that two devices of one kind finish it in half the time.
     """
-    seats = [seat for seat in seats if not seat.set_aside]
+    able = _by_kind([seat for seat in seats if not seat.set_aside])
     leases = {seat.session_id: seat.leases for seat in seats}
+    parts = dict(had or {})
+    left = {batch.batch_id: batch.trials for batch in waiting}
+    todo = list(waiting)
     assignments: list[Assignment] = []
-    for batch in waiting:
-        left = batch.trials
-        while left:
-            able = [
-                seat
-                for seat in seats
-                if seat.serves == batch.needs and leases[seat.session_id] < LEASES_PER_DEVICE
-            ]
-            if not able:
-                break
-            least = min(leases[seat.session_id] for seat in able)
-            idlest = [seat for seat in able if leases[seat.session_id] == least]
-            share = -(-left // len(idlest))
-            count = left if batch.exclusive else min(share, MAX_TRIALS_PER_LEASE, left)
-            chosen = idlest[0].session_id
-            assignments.append(Assignment(batch.batch_id, chosen, count))
-            leases[chosen] += 1
-            left -= count
+    while todo:
+        batch = min(todo, key=lambda batch: parts.get(batch.job_id, 0.0))  # the first of equals
+        free = [s for s in able.get(batch.needs, ()) if leases[s] < LEASES_PER_DEVICE]
+        if not free or not left[batch.batch_id]:
+            todo.remove(batch)
+            continue
+        least = min(leases[session_id] for session_id in free)
+        idlest = [session_id for session_id in free if leases[session_id] == least]
+        share = -(-left[batch.batch_id] // len(idlest))
+        count = left[batch.batch_id] if batch.exclusive else min(share, MAX_TRIALS_PER_LEASE)
+        assignments.append(Assignment(batch.batch_id, idlest[0], count))
+        leases[idlest[0]] += 1
+        left[batch.batch_id] -= count
+        parts[batch.job_id] = parts.get(batch.job_id, 0.0) + count * batch.cost / batch.weight
     return assignments
+
+
+def _by_kind(seats: Sequence[Seat]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for seat in seats:
+        found.setdefault(seat.serves, []).append(seat.session_id)
+    return found

@@ -21,7 +21,8 @@ from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, a
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
-from protos.errors import JobFailed, LogUnavailable
+from coordinator.tuning_log.devices import Hold, forget, hold, holds, release
+from protos.errors import Conflict, JobFailed, LogUnavailable, NotFound
 from protos.identity import Identity
 from protos.records import (
     Acknowledgement,
@@ -29,6 +30,8 @@ from protos.records import (
     CancelLease,
     Candidate,
     Device,
+    DeviceAction,
+    DeviceState,
     KernelWork,
     Lease,
     LeaseFinished,
@@ -56,6 +59,27 @@ class Fleet:
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
         self.leases = Leases()
+        self._weights: dict[str, float] = {}
+        self._had: dict[str, float] = {}  # trials of each job over its weight
+
+    # ------------------------------------------------------------- the jobs' parts
+
+    def set_weight(self, job_id: str, weight: float) -> None:
+        """What a job gets of the devices, relative to the others."""
+        self._weights[job_id] = weight
+
+    def forget_job(self, job_id: str) -> None:
+        """A job is over."""
+        self._weights.pop(job_id, None)
+        self._had.pop(job_id, None)
+
+    def _arrives(self, job_id: str) -> None:
+        """A job wants devices. One that has wanted none meanwhile has no claim to make up for
+        that."""
+        others = {batch.job_id for batch in self._batches.values()} - {job_id}
+        if not any(batch.job_id == job_id for batch in self._batches.values()):
+            least = min((self._had.get(other, 0.0) for other in others), default=0.0)
+            self._had[job_id] = max(self._had.get(job_id, 0.0), least)
 
     # ------------------------------------------------------------- the job's side
 
@@ -88,6 +112,7 @@ class Fleet:
             PendingTrial(candidate, artifact, score, loop.create_future())
             for candidate, artifact, score in trials
         ]
+        self._arrives(job_id)
         batch_id = next(self._batch_ids)
         self._batches[batch_id] = Batch(
             *(job_id, kind, work, list(pending), clock),
@@ -106,6 +131,7 @@ class Fleet:
         Raises JobFailed if no device could do it.
         """
         result: asyncio.Future[ModelMeasurement] = asyncio.get_running_loop().create_future()
+        self._arrives(job_id)
         batch_id = next(self._batch_ids)
         self._batches[batch_id] = Batch(job_id, kind, work, model_result=result, model_waits=True)
         self.dispatch()
@@ -129,7 +155,10 @@ class Fleet:
     def dispatch(self) -> None:
         """Lease what waits to the devices that can take it."""
         waiting = [
-            dispatcher.Waiting(key, batch.kind, batch.left, batch.model_result is not None)
+            dispatcher.Waiting(
+                *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
+                self._weights.get(batch.job_id, 1.0),
+            )
             for key, batch in self._batches.items()
             if batch.left
         ]
@@ -138,13 +167,17 @@ class Fleet:
                 session.session_id,
                 session.device.kind,
                 len(session.leases),
-                bool(self.registry.set_aside(session.device.name)),
+                bool(self.registry.withheld(session.device.name)),
             )
             for session in self.registry.sessions.values()
         ]
-        for assignment in dispatcher.assign(waiting, seats):
+        of_batch = {batch.batch_id: batch for batch in waiting}
+        for assignment in dispatcher.assign(waiting, seats, self._had):
             session = self.registry.sessions[assignment.session_id]
             self._lease(self._batches[assignment.batch_id], session, assignment.trials)
+            batch = of_batch[assignment.batch_id]
+            had = self._had.get(batch.job_id, 0.0)
+            self._had[batch.job_id] = had + assignment.trials * batch.cost / batch.weight
 
     def _lease(self, batch: Batch, session: Session, count: int) -> None:
         lease_id = uuid.uuid4().hex[:16]
@@ -216,6 +249,61 @@ class Fleet:
                 log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
                 await self._give_back(held, why)
         self.dispatch()
+
+    async def control(self, name: str, action: DeviceAction, reason: str, who: str) -> None:
+        """What people do with a device; durable on return.
+
+        Raises NotFound for one that was never seen, Conflict to forget one that is here.
+        """
+        known = {device.name for device in await asyncio.to_thread(self._log.devices)}
+        session = self.registry.session_of(name)
+        if session is None and name not in known:
+            raise NotFound(f"no device named {name!r} was ever seen; see `tunefarm devices`")
+        if action is DeviceAction.FORGET and session is not None:
+            raise Conflict(f"{name} is connected; stop its agent before it is forgotten")
+        held = None
+        if action in (DeviceAction.DRAIN, DeviceAction.QUARANTINE):
+            drains = action is DeviceAction.DRAIN
+            state = DeviceState.DRAINED if drains else DeviceState.QUARANTINED
+            held = Hold(state, reason, who)
+
+        def write() -> None:
+            with self._log.writing() as connection:
+                if held is not None:
+                    hold(connection, name, held)
+                elif action is DeviceAction.FORGET:
+                    forget(connection, name)
+                else:
+                    release(connection, name)
+
+        await asyncio.to_thread(write)
+        self.registry.decide(name, held)
+        log.warning(
+            "device %s: %s by %s: %s", name, action.name.lower(), who, reason or "no reason"
+        )
+        if action is DeviceAction.FORGET:
+            self.registry.forget(name)
+        elif action is DeviceAction.QUARANTINE and session is not None:
+            await self._take_back(session, f"{name} was quarantined")
+        self.dispatch()
+
+    async def _take_back(self, session: Session, why: str) -> None:
+        """What a device holds goes to others."""
+        for lease_id in list(session.leases):
+            held = self.leases.end(lease_id)
+            if held is not None:
+                session.outbox.put_nowait(CancelLease(lease_id))
+                await self._give_back(held, why)
+
+    async def load_holds(self) -> None:
+        """Know what was decided of devices before this coordinator was started."""
+
+        def read() -> dict[str, Hold]:
+            with self._log.reading() as connection:
+                return holds(connection)
+
+        for name, held in (await asyncio.to_thread(read)).items():
+            self.registry.decide(name, held)
 
     async def expel(self, is_good: Callable[[Identity], bool]) -> None:
         """End the sessions of those who are not good any more; what they held goes to others."""

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.fleet.set_aside import Standing, after_lease
+from coordinator.tuning_log.devices import Hold
 from protos.errors import Conflict, Forbidden
 from protos.identity import Identity
 from protos.labels import is_fragile
@@ -55,6 +56,7 @@ class Registry:
         """``clock`` says, in seconds, when a device that is set aside may be tried again."""
         self._clock = clock
         self._standings: dict[str, Standing] = {}
+        self._holds: dict[str, Hold] = {}
         self.sessions: dict[str, Session] = {}
         self._seen: dict[str, Device] = {}
         self._errors: dict[str, str] = {}
@@ -109,10 +111,36 @@ class Registry:
         """Why this device gets no work now; empty if it does."""
         return self._standing(device).reason(self._clock())
 
+    def decide(self, device: str, held: Hold | None) -> None:
+        """What people decided of a device: it is held, or works again (None), whatever its canaries
+        said."""
+        if held is None:
+            self._holds.pop(device, None)
+            self._standings.pop(device, None)
+        else:
+            self._holds[device] = held
+
+    def withheld(self, device: str) -> str:
+        """Why this device gets no work now, by people or by its canaries; empty if it does."""
+        held = self._holds.get(device)
+        if held is None:
+            return self.set_aside(device)
+        why = f": {held.reason}" if held.reason else ""
+        return f"{held.state.name.lower()} by {held.held_by}{why}"
+
+    def session_of(self, device: str) -> Session | None:
+        """The session of a device that is here."""
+        return next((s for s in self.sessions.values() if s.device.name == device), None)
+
+    def forget(self, device: str) -> None:
+        """List a device that is gone no more."""
+        for known in (self._seen, self._errors, self._standings, self._holds):
+            known.pop(device, None)
+
     def none_left(self, kind: str) -> str:
-        """Why nothing is measured if all devices of this kind are set aside; empty otherwise."""
+        """Why nothing is measured if all devices of this kind are withheld; empty otherwise."""
         names = sorted(s.device.name for s in self.sessions.values() if s.device.kind == kind)
-        reasons = [f"{name} ({why})" for name in names if (why := self.set_aside(name))]
+        reasons = [f"{name} ({why})" for name in names if (why := self.withheld(name))]
         return ", ".join(reasons) if names and len(reasons) == len(names) else ""
 
     def devices_for(self, target_json: str) -> list[Device]:
@@ -155,18 +183,16 @@ class Registry:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def statuses(self, measurements: dict[str, int]) -> list[DeviceStatus]:
-        """Every device seen, with its state; ``measurements`` counts them by device name."""
+    def statuses(
+        self, measurements: Mapping[str, int], known: Sequence[Device] = ()
+    ) -> list[DeviceStatus]:
+        """Every device seen or ``known`` otherwise, with its state; ``measurements`` counts them by
+        device name."""
         present = {session.device.name: session for session in self.sessions.values()}
         statuses = []
-        for name, device in sorted(self._seen.items()):
-            session = present.get(name)
-            if session is None:
-                state = DeviceState.GONE
-            elif self.set_aside(name):
-                state = DeviceState.SET_ASIDE
-            else:
-                state = DeviceState.BUSY if session.leases else DeviceState.IDLE
+        every = {device.name: device for device in known} | self._seen
+        for name, device in sorted(every.items()):
+            state = self._state(name, present.get(name))
             statuses.append(
                 DeviceStatus(
                     device,
@@ -178,7 +204,18 @@ class Registry:
             )
         return statuses
 
+    def _state(self, name: str, session: Session | None) -> DeviceState:
+        if session is None:
+            return DeviceState.GONE
+        if (held := self._holds.get(name)) is not None:
+            return held.state
+        if self.set_aside(name):
+            return DeviceState.SET_ASIDE
+        return DeviceState.BUSY if session.leases else DeviceState.IDLE
+
     def _shown(self, name: str, state: DeviceState) -> str:
         """What people see of a device beside its state."""
-        aside = self.set_aside(name) if state is DeviceState.SET_ASIDE else ""
-        return aside or self._errors.get(name, "")
+        error = self._errors.get(name, "")
+        if state is DeviceState.GONE and name in self._holds:
+            return "; ".join(text for text in (self.withheld(name), error) if text)
+        return self.withheld(name) or error

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from protos.records import Device
+from protos.records import Device, DeviceState
 
 from .database import insert
-from .schema import device_labels, devices, now
+from .schema import device_holds, device_labels, devices, now
 from .values import clean, clean_tools, from_json, to_json
 
 
@@ -44,6 +44,48 @@ def _set_labels(connection: sa.Connection, name: str, labels: Mapping[str, str])
     connection.execute(sa.delete(device_labels).where(device_labels.c.device == name))
     for key, value in labels.items():
         connection.execute(sa.insert(device_labels).values(device=name, key=key, value=value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """What people decided of a device: DRAINED or QUARANTINED, why, and who."""
+
+    state: DeviceState
+    reason: str
+    held_by: str
+
+
+def hold(connection: sa.Connection, name: str, held: Hold) -> None:
+    """From now on a device gets no work, whoever restarts; the newest word replaces the last."""
+    row = {
+        "state": held.state.name,
+        "reason": clean(held.reason),
+        "held_by": clean(held.held_by),
+        "held_at": now(),
+    }
+    statement = insert(connection, device_holds).values(device=clean(name), **row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["device"], set_=row))
+
+
+def release(connection: sa.Connection, name: str) -> None:
+    """A device may work again."""
+    connection.execute(sa.delete(device_holds).where(device_holds.c.device == clean(name)))
+
+
+def holds(connection: sa.Connection) -> dict[str, Hold]:
+    """What was decided, by the device's name."""
+    return {
+        row.device: Hold(DeviceState[row.state], row.reason, row.held_by)
+        for row in connection.execute(sa.select(device_holds))
+    }
+
+
+def forget(connection: sa.Connection, name: str) -> None:
+    """List a device no more. What it measured stays."""
+    name = clean(name)
+    connection.execute(sa.delete(device_labels).where(device_labels.c.device == name))
+    connection.execute(sa.delete(devices).where(devices.c.name == name))
+    release(connection, name)
 
 
 def known(connection: sa.Connection) -> list[Device]:

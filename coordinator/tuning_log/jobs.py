@@ -16,6 +16,7 @@ from protos.records import (
     JobSpec,
     JobState,
     ModelResult,
+    Priority,
     RankingQuality,
     Shape,
     Task,
@@ -28,7 +29,7 @@ from .database import insert
 from .schema import job_tasks, jobs, now, projects, users, workloads
 from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
 
-_UNFINISHED = tuple(state.name for state in JobState if not state.ended)
+_TO_RUN = (JobState.QUEUED.name, JobState.RUNNING.name)
 
 
 def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bool) -> str:
@@ -54,6 +55,7 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "target_latency_ms": spec.target_latency_ms,
         "flat_share": spec.flat_share,
         "direct_convolutions": spec.direct_convolutions,
+        "priority": spec.priority.name,
         "seed": spec.seed,
     }
     while True:
@@ -91,7 +93,7 @@ def newest(connection: sa.Connection, limit: int, project: str) -> list[Job]:
 
 def unfinished(connection: sa.Connection, embedded: bool | None) -> list[Job]:
     """Queued and running jobs, oldest first; embedded or not if that is None."""
-    query = sa.select(jobs).where(jobs.c.state.in_(_UNFINISHED)).order_by(jobs.c.id)
+    query = sa.select(jobs).where(jobs.c.state.in_(_TO_RUN)).order_by(jobs.c.id)
     if embedded is not None:
         query = query.where(jobs.c.embedded == embedded)
     return [_job(row) for row in connection.execute(query)]
@@ -113,12 +115,17 @@ def mark_interrupted(connection: sa.Connection, older_than_s: float) -> int:
         sa.update(jobs)
         .where(
             jobs.c.embedded.is_(sa.true()),
-            jobs.c.state.in_(_UNFINISHED),
+            jobs.c.state.in_(_TO_RUN),
             jobs.c.heartbeat_at <= now() - older_than_s,
         )
         .values(state=JobState.INTERRUPTED.name)
     )
     return result.rowcount
+
+
+def set_priority(connection: sa.Connection, job_id: str, priority: Priority) -> None:
+    """What a job gets from now on; raises NotFound."""
+    _update(connection, job_id, {"priority": priority.name})
 
 
 def spent_s(connection: sa.Connection, identity: str, except_job: str) -> float:
@@ -243,6 +250,7 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         direct_convolutions=row.direct_convolutions,
         project=row.project,
         submitted_by=row.submitted_by,
+        priority=Priority[row.priority],
     )
 
 

@@ -73,6 +73,9 @@ users = sa.Table(
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("first_seen_at", sa.Double, nullable=False),
+    # what an administrator allows; NULL: as much as there is
+    sa.Column("max_running", sa.Integer),
+    sa.Column("highest_priority", sa.Text),
 )
 
 jobs = sa.Table(
@@ -112,6 +115,7 @@ jobs = sa.Table(
     sa.Column("target_latency_ms", sa.Double),
     sa.Column("flat_share", sa.Double),
     sa.Column("direct_convolutions", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("priority", sa.Text, nullable=False, server_default="NORMAL"),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),
@@ -279,6 +283,17 @@ device_labels = sa.Table(
     sa.Column("device", sa.Text, sa.ForeignKey("devices.name"), primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
+)
+
+# What people decided of a device; it outlives coordinator and agent.
+device_holds = sa.Table(
+    "device_holds",
+    metadata,
+    sa.Column("device", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("held_by", sa.Text, nullable=False),
+    sa.Column("held_at", sa.Double, nullable=False),
 )
 
 device_limits = sa.Table(

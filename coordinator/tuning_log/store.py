@@ -16,6 +16,7 @@ from protos.records import (
     JobSpec,
     Measurement,
     ModelResult,
+    Priority,
     Task,
 )
 
@@ -122,6 +123,11 @@ class TuningLog:
         """The heartbeat of the coordinator that runs the job; raises NotFound."""
         with self._database.write() as connection:
             jobs.touch(connection, job_id)
+
+    def set_priority(self, job_id: str, priority: Priority) -> None:
+        """What a job gets of the devices from now on; raises NotFound."""
+        with self._database.write() as connection:
+            jobs.set_priority(connection, job_id, priority)
 
     def unfinished_jobs(self, embedded: bool | None) -> list[Job]:
         """Queued and running jobs, oldest first; None means embedded and not."""

@@ -1,4 +1,4 @@
-"""Whom the farm knows: certificates and tokens."""
+"""Whom the farm knows (certificates, tokens), what users may have, and which devices are held."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,24 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
+    _identities()
+    op.create_table(
+        "device_holds",
+        sa.Column("device", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("held_by", sa.Text, nullable=False),
+        sa.Column("held_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("device", name="pk_device_holds"),
+    )
+    with op.batch_alter_table("users") as table:
+        table.add_column(sa.Column("max_running", sa.Integer))
+        table.add_column(sa.Column("highest_priority", sa.Text))
+    with op.batch_alter_table("jobs") as table:
+        table.add_column(sa.Column("priority", sa.Text, nullable=False, server_default="NORMAL"))
+
+
+def _identities() -> None:
     op.create_table(
         "certificates",
         sa.Column("serial", sa.Text, nullable=False),
