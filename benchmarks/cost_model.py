@@ -46,6 +46,9 @@ twice, and a few fast programs of one operator decide the third digit."""
 LEAST_CANDIDATES = 40
 """Of a task: a fifth of fewer would be too few to rank."""
 
+ABLATION_FOLDS = 2
+"""Of the five of one division: fourteen variants are trained."""
+
 NUM_THREADS = 2
 
 BATCH = 16
@@ -276,7 +279,8 @@ def ablation(rows: Sequence[Row]) -> None:
     for name, train in VARIANTS.items():
         progress(f"ablation: {name}")
         for split, by_task in (("within", False), ("by_task", True)):
-            lines.append(_row(f"{name}, {split}", evaluate(rows, whole(train), by_task)))
+            quality = evaluate(rows, whole(train), by_task, count=ABLATION_FOLDS)
+            lines.append(_row(f"{name}, {split}", quality))
     print(table(HEADINGS, lines))
 
 

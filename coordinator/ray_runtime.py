@@ -65,16 +65,25 @@ def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+HELPER_CPUS = 0.25
+"""Of an actor that searches or trains for one job: several jobs run at a time, and no actor of
+theirs may wait for another job's end."""
+
+
 class ActorLost(Unavailable):
     """The actor's process died in mid-call."""
 
 
 class Actor(Generic[W]):
-    """One restartable Ray actor around an instance of a plain class."""
+    """One restartable Ray actor around an instance of a plain class.
 
-    def __init__(self, make: Callable[[], W], name: str) -> None:
+    ``num_cpus`` is what Ray reserves for it; without that much it waits for others to end.
+    """
+
+    def __init__(self, make: Callable[[], W], name: str, num_cpus: float = 1.0) -> None:
         self._make = make
         self._name = name
+        self._num_cpus = num_cpus
         self._handle: Any = None
 
     def start(self) -> None:
@@ -82,7 +91,7 @@ class Actor(Generic[W]):
         import ray
 
         worker = ray.remote(_Host)
-        self._handle = worker.options(num_cpus=1, max_restarts=0).remote(self._make)
+        self._handle = worker.options(num_cpus=self._num_cpus, max_restarts=0).remote(self._make)
 
     async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
         """Call a method of the instance.

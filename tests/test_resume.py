@@ -128,9 +128,17 @@ def test_a_job_survives_twenty_kills(tmp_path: Path, ray_address: str) -> None:
         assert len(measured) == len({candidate for _, candidate in measured}) == TRIALS
         assert finals(folder / "log.db")
         assert list((folder / "packages").glob("*.whl"))
-    # The search went on where it was: what it found is about as good.
-    best_us = {
-        folder: sum(task["tuned_us"] * task["weight"] for task in result["tasks"])
+    # The search went on where it was: what it found is about as good. An operator of which every
+    # measurement was suspect, on a machine that others disturb, has no time to compare.
+    tuned_us = {
+        folder: {
+            task["name"]: task["tuned_us"] * task["weight"]
+            for task in result["tasks"]
+            if task["tuned_us"] is not None
+        }
         for folder, result in results.items()
     }
+    both = tuned_us[disturbed].keys() & tuned_us[calm].keys()
+    assert both
+    best_us = {folder: sum(found[name] for name in both) for folder, found in tuned_us.items()}
     assert best_us[disturbed] < 1.5 * best_us[calm]

@@ -31,8 +31,8 @@ a farm of several machines:
   tunefarm ca revoke pi-rack3-07                         # within two seconds it is out
 
 roles: an agent serves one device and may do nothing else; a viewer may look at jobs, devices and
-predictions; a submitter may also submit jobs, cancel their own and fetch packages; an admin may
-cancel everybody's.
+predictions; a submitter may also submit jobs, change or cancel their own and fetch packages; an
+admin may do that with everybody's, and drain, quarantine or forget devices.
 """
 
 

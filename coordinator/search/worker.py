@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from coordinator.ray_runtime import Actor
+from coordinator.ray_runtime import HELPER_CPUS, Actor
 from coordinator.search.proposer import (
     Outcome,
     Proposal,
@@ -83,7 +83,7 @@ class SearchPool:
             return SearchWorker(target_json, seed, config)
 
         self.batch_size = config.batch
-        self._actors = [Actor(make, f"search-{i}") for i in range(size)]
+        self._actors = [Actor(make, f"search-{i}", HELPER_CPUS) for i in range(size)]
         self._of_task: dict[str, Actor[SearchWorker]] = {}
 
     def start(self) -> None:

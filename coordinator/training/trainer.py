@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coordinator.ray_runtime import Actor
+from coordinator.ray_runtime import HELPER_CPUS, Actor
 from coordinator.training.distributed import AllRows, Distributed
 from coordinator.training.on_ray import Fitted
 from cost_model.model import MIN_SAMPLES, CostModel, Sample
@@ -187,7 +187,7 @@ class Trainer:
     """The coordinator's side of the actor."""
 
     def __init__(self, num_threads: int) -> None:
-        self._actor = Actor(lambda: TrainerWorker(num_threads), "trainer")
+        self._actor = Actor(lambda: TrainerWorker(num_threads), "trainer", HELPER_CPUS)
         self._distributed = Distributed()
         self._stopped = False
 
