@@ -104,7 +104,7 @@ def test_scores_are_normalised_within_the_task() -> None:
         Sample("c", row, None),
     ]
     assert relative_speed(samples).tolist() == [1.0, 0.5, 0.0, 1.0, 0.0]
-    assert labels(samples).tolist() == pytest.approx([0.75 + 5 / 24, 0.375, 0.0, 0.875, 0.0])
+    assert labels(samples).tolist() == pytest.approx([0.95, 0.3875, 0.0, 0.85, 0.0])
 
 
 def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() -> None:
