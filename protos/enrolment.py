@@ -95,13 +95,19 @@ def renew_if_due(address: str, path: Path, now: datetime.datetime | None = None)
     """Renew the credentials in ``path`` if most of their life is over; whether they were.
 
     That a coordinator does not answer is logged: there is still time. Raises BadRequest if there
-    are no credentials, or Forbidden if they were revoked.
+    are no credentials, or Forbidden if they have ended or were revoked.
     """
     from . import certificates
 
+    now = now or datetime.datetime.now(datetime.UTC)
     known = certificates.load_credentials(path)
-    if not known.due(now or datetime.datetime.now(datetime.UTC)):
+    if not known.due(now):
         return False
+    if now >= known.expires:
+        raise errors.Forbidden(
+            f"the certificate in {path} ended on {known.expires:%Y-%m-%d}; enrol again with a new "
+            "token of `tunefarm ca token` and --replace"
+        )
     key = certificates.new_key()
     request = farm_pb2.RenewRequest(signing_request=certificates.signing_request(key))
     try:

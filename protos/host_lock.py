@@ -43,7 +43,10 @@ def _open(name: str) -> int:
     try:
         return os.open(directory / name, flags)
     except FileNotFoundError:
-        return os.open(directory / name, flags | os.O_CREAT, 0o644)
+        descriptor = os.open(directory / name, flags | os.O_CREAT, 0o644)
+        with contextlib.suppress(PermissionError):  # somebody else was faster: it is theirs
+            os.fchmod(descriptor, 0o644)  # open's mode is cut by the umask, too
+        return descriptor
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import subprocess
@@ -250,3 +251,17 @@ def test_the_directory_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TUNEFARM_LOCK_DIR", str(tmp_path / "elsewhere"))
     with host_lock.timing([0]):
         assert (tmp_path / "elsewhere" / "cpu0.lock").exists()
+
+
+def test_other_users_can_share_the_lock_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(host_lock.LOCK_DIR_ENVIRONMENT, str(tmp_path / "locks"))
+    before = os.umask(0o077)
+    try:
+        with host_lock.timing([0]):
+            pass
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "locks").iterdir()}
+    assert modes == {"cpu0.gate": 0o644, "cpu0.lock": 0o644}

@@ -332,6 +332,9 @@ def test_credentials_are_renewed_when_it_is_time(farm: SecureFarm) -> None:
     assert after.key != before.key
     with FarmClient(farm.secure, path) as ivan:
         ivan.jobs()
+    with pytest.raises(errors.Forbidden, match="ended on"):
+        renew_if_due(farm.secure, path, _in_days(CERTIFICATE_DAYS + 1))
+    assert load_credentials(path) == after
 
 
 def test_a_coordinator_that_is_not_there_does_not_cost_the_credentials(farm: SecureFarm) -> None:
