@@ -257,6 +257,12 @@ def run_agent(
     runner: Runner | None = None
     if replay_s is None:
         device = describe_cpu(name, target_json, cpus, emulated)
+        device = replace(device, not_enforced=containment.not_enforced())
+        if device.not_enforced:
+            log.warning(
+                "device %s: kernels are not kept from %s; the system does not allow that",
+                *(name, ", ".join(device.not_enforced)),
+            )
     else:
         device, runner = describe_replay(name, target_json, replay_s), ReplayRunner(replay_s)
     Agent(coordinator, replace(device, labels=labels or {}), runner, credentials).run(stop)

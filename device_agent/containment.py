@@ -1,7 +1,7 @@
 """What keeps a kernel from harming more than its own process.
 
-Everything here is best effort where the system may refuse it (no user namespaces, for example): a
-missing limit is logged and does not stop the farm.
+Some of it a system may refuse (no user namespaces, for example). That does not stop the farm: the
+device says at its registration what its kernels are not kept from (``not_enforced``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 20
 MAX_OPEN_FILES = 64
+MAX_PROCESSES = 1024
+"""Threads, too, and all that the same user has on the machine."""
+
+UNPRIVILEGED = 65534
+"""The user and group that every system calls nobody."""
+
 STRAYS_TIMEOUT_S = 2.0
 
 _PR_SET_PDEATHSIG = 1
@@ -33,9 +39,12 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
+def _prctl(option: int, value: int) -> bool:
+    """Whether the system takes it."""
+    taken: bool = _libc.prctl(option, value, 0, 0, 0) == 0
+    if not taken:
         log.warning("prctl(%s) refused: %s", option, os.strerror(ctypes.get_errno()))
+    return taken
 
 
 def die_with_parent(parent: int, signal_number: int = signal.SIGKILL) -> None:
@@ -72,10 +81,60 @@ def leave_network() -> bool:
     return True
 
 
+def leave_root() -> bool:
+    """Be nobody from now on, if this process is root's; False if it is and must stay.
+
+    Also ends what ``die_with_parent`` asked for.
+    """
+    if os.geteuid() != 0:
+        return True
+    try:
+        os.setgroups([])
+        os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+        os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    except OSError:  # in a container that maps no such user
+        return False
+    return True
+
+
+def not_enforced() -> tuple[str, ...]:
+    """What kernels on this machine are not kept from, for people; tried in a child.
+
+    Must be called while the process has one thread.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, "\n".join(_refused()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        found = answer.read().decode().splitlines()
+    os.waitpid(pid, 0)
+    return tuple(found)
+
+
+def _refused() -> list[str]:
+    tried = {
+        "the network": leave_network(),
+        "being root": leave_root(),
+        "using much memory": _limit(resource.RLIMIT_AS, 1 << 40),
+        "using much CPU time": _limit(resource.RLIMIT_CPU, 3600),
+        "writing large files": _limit(resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        "making many processes": os.geteuid() != 0 and _limit(resource.RLIMIT_NPROC, MAX_PROCESSES),
+        "gaining rights": _prctl(_PR_SET_NO_NEW_PRIVS, 1),
+    }
+    return [what for what, works in tried.items() if not works]
+
+
 def limit_this_process(cpu_s: float) -> None:
-    """Limits for a process that runs a kernel: small files, few of them, no more CPU than due."""
+    """Limits for a process that runs a kernel: small files, few of them, few processes, no more CPU
+    than due."""
     _limit(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
     _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    _limit(resource.RLIMIT_NPROC, MAX_PROCESSES)
     _limit(resource.RLIMIT_CPU, max(1, int(cpu_s)))
     protect_this_process()
 
@@ -88,12 +147,16 @@ def protect_this_process() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _limit(which: int, value: int) -> None:
+def _limit(which: int, value: int) -> bool:
+    """Whether the system takes it."""
     _soft, hard = resource.getrlimit(which)
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
-    with contextlib.suppress(OSError, ValueError):
+    try:
         resource.setrlimit(which, (value, value))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def kill_group(leader: int) -> None:

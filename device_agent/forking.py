@@ -218,8 +218,9 @@ def _be_the_child(
     code = FAILED_EXIT_CODE
     try:
         os.setsid()
-        containment.die_with_parent(parent)
         os.chdir(directory)
+        containment.leave_root()
+        containment.die_with_parent(parent)
         null = os.open(os.devnull, os.O_RDWR)
         places = {null: (0,), words: (1, 2), pipes[1]: (ANSWERS,), pipes[0]: (QUESTIONS,)}
         high = {fcntl.fcntl(old, fcntl.F_DUPFD, 10): new for old, new in places.items()}

@@ -128,7 +128,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels")
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels", "not_enforced")
     class ToolVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,7 @@ class Device(_message.Message):
     ENGINE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    NOT_ENFORCED_FIELD_NUMBER: _ClassVar[int]
     name: str
     target_json: str
     cpu_model: str
@@ -174,7 +175,8 @@ class Device(_message.Message):
     engine_versions: _containers.ScalarMap[str, str]
     cache_bytes: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    not_enforced: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., not_enforced: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device", "state", "kind", "measurements", "last_error")

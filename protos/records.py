@@ -50,6 +50,7 @@ class Device:
 
     ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
     ``labels`` are its owner's; raises BadRequest for those that ``labels.check_labels`` refuses.
+    ``not_enforced`` is what its system does not keep kernels from, for people.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Device:
     cpu_features: tuple[str, ...] = ()
     cache_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    not_enforced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.labels)

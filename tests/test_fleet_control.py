@@ -18,7 +18,9 @@ from coordinator.client import FarmClient
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.users import Quota, known, quotas, set_quota
+from protos import farm_pb2, rpc
 from protos.errors import BadRequest, Conflict, Forbidden, NotFound
+from protos.farm_pb2_grpc import FarmStub
 from protos.records import (
     Artifact,
     Candidate,
@@ -333,5 +335,10 @@ def test_devices_are_drained_by_the_command(farm: Farm) -> None:
     ):
         refused = command(farm, *arguments)
         assert (refused.returncode, complaint in refused.stderr) == (2, True)
-    with pytest.raises(BadRequest, match="0 is no DeviceAction"):
-        farm.client.control("replayed", 0)  # type: ignore[arg-type]
+    with (
+        rpc.channel(farm.client.address) as channel,
+        pytest.raises(BadRequest, match="0 is no DeviceAction"),
+        rpc.client_errors("nothing", farm.client.address),
+    ):
+        stub = FarmStub(channel)  # type: ignore[no-untyped-call]
+        stub.ControlDevice(farm_pb2.ControlDeviceRequest(device="replayed"), timeout=10)

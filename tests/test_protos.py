@@ -73,6 +73,7 @@ DEVICE = records.Device(
     cpu_features=("asimd", "dotprod"),
     cache_bytes=2 << 20,
     labels={"rack": "3"},
+    not_enforced=("the network",),
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
 EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)

@@ -104,7 +104,7 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     """One line a device."""
     table = _table(
         *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
-        *("labels", "last error"),
+        *("labels", "kernels not kept from", "last error"),
     )
     for status in statuses:
         device = status.device
@@ -118,6 +118,7 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
             status.kind[:8],
             Text(device.target_json),
             Text(labels_text(device.labels)),
+            Text(", ".join(device.not_enforced)),
             Text(status.last_error),
         )
     _print(table, "no device has connected yet; start one: tunefarm agent")
