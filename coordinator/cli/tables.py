@@ -31,7 +31,7 @@ def _table(name: str, *columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(name, no_wrap=True)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "state")
     return table
 
 
@@ -104,7 +104,8 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     """One line a device."""
     table = _table(
         *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
-        *("labels", "kernels not kept from", "last error"),
+        *("labels", "last error"),
+        *(("kernels not kept from",) if any(s.device.not_enforced for s in statuses) else ()),
     )
     for status in statuses:
         device = status.device
@@ -118,7 +119,7 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
             status.kind[:8],
             Text(device.target_json),
             Text(labels_text(device.labels)),
-            Text(", ".join(device.not_enforced)),
             Text(status.last_error),
+            *((Text(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )
     _print(table, "no device has connected yet; start one: tunefarm agent")
