@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -60,9 +61,12 @@ class FarmClient:
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
-        with rpc.client_errors(f"asking for job {job_id}", self.address):
+        return self._ask("asking for", self._farm.GetJob, job_id)
+
+    def _ask(self, what: str, call: Any, job_id: str) -> Job:
+        with rpc.client_errors(f"{what} job {job_id}", self.address):
             request = farm_pb2.JobRequest(job_id=job_id)
-            return convert.from_message(self._farm.GetJob(request, timeout=DEADLINE_S), Job)
+            return convert.from_message(call(request, timeout=DEADLINE_S), Job)
 
     def watch(self, job_id: str) -> Iterator[Job]:
         """The job at every change, until it has ended."""
@@ -79,21 +83,15 @@ class FarmClient:
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job; what was measured stays in the log."""
-        with rpc.client_errors(f"cancelling job {job_id}", self.address):
-            request = farm_pb2.JobRequest(job_id=job_id)
-            return convert.from_message(self._farm.CancelJob(request, timeout=DEADLINE_S), Job)
+        return self._ask("cancelling", self._farm.CancelJob, job_id)
 
     def pause(self, job_id: str) -> Job:
         """Stop a job until it is resumed."""
-        with rpc.client_errors(f"pausing job {job_id}", self.address):
-            request = farm_pb2.JobRequest(job_id=job_id)
-            return convert.from_message(self._farm.PauseJob(request, timeout=DEADLINE_S), Job)
+        return self._ask("pausing", self._farm.PauseJob, job_id)
 
     def resume(self, job_id: str) -> Job:
         """Let a paused job go on."""
-        with rpc.client_errors(f"resuming job {job_id}", self.address):
-            request = farm_pb2.JobRequest(job_id=job_id)
-            return convert.from_message(self._farm.ResumeJob(request, timeout=DEADLINE_S), Job)
+        return self._ask("resuming", self._farm.ResumeJob, job_id)
 
     def set_priority(self, job_id: str, priority: Priority) -> Job:
         """What a job gets of the devices where several want them."""

@@ -126,9 +126,11 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     ) -> farm_pb2.ControlDeviceResponse:
         """Drain, quarantine, resume or forget a device."""
         action = _member(DeviceAction, request.action)
+        if len(request.reason) > MAX_REASON:
+            raise BadRequest(f"a reason has {MAX_REASON} letters at most")
         who = caller(context)
         await self._fleet.control(
-            *(request.device, action, request.reason[:MAX_REASON]),
+            *(request.device, action, request.reason),
             who.name if who is not None else "the coordinator's machine",
         )
         found = [s for s in await self._statuses() if s.device.name == request.device]

@@ -137,7 +137,7 @@ def _listen(address: str, add_port: Callable[[str], int]) -> int:
     except RuntimeError as error:
         raise Unavailable(
             f"can't listen on {address}: {error}. Is another coordinator running there? Choose "
-            "another port with --listen, --listen-tls and --listen-enrol"
+            "another port with --listen, --listen-tls and --listen-enroll"
         ) from error
 
 

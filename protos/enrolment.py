@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from . import errors, farm_pb2, rpc
 from .farm_pb2_grpc import CertificatesStub, EnrolmentStub
 from .identity import Identity
@@ -25,6 +23,8 @@ log = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 DEADLINE_S = 30.0
+RESERVED_BYTES = 8192
+"""More than credentials take."""
 
 _PREFIX = "tunefarm1."
 
@@ -78,7 +78,8 @@ def enrol(address: str, token: Token, path: Path, replace: bool = False) -> Iden
     request = farm_pb2.EnrolRequest(
         secret=token.secret, signing_request=certificates.signing_request(key)
     )
-    write_private(path.with_name(path.name + ".new"), b"")  # before the token is spent
+    reserved = path.with_name(path.name + ".new")
+    write_private(reserved, bytes(RESERVED_BYTES))  # says what is wrong before the token is spent
     try:
         with (
             rpc.secure_channel(address, authority) as channel,
@@ -88,7 +89,7 @@ def enrol(address: str, token: Token, path: Path, replace: bool = False) -> Iden
             answer = stub.Enrol(request, timeout=DEADLINE_S)
         return _keep(path, certificates.key_pem(key), answer.certificate, authority)
     finally:
-        path.with_name(path.name + ".new").unlink()
+        reserved.unlink()
 
 
 def renew_if_due(address: str, path: Path, now: datetime.datetime | None = None) -> bool:
@@ -133,10 +134,3 @@ def _keep(path: Path, key: bytes, certificate: bytes, authority: bytes) -> Ident
         )
     made.save(path)
     return identity
-
-
-def peer_certificate(context: grpc.ServicerContext) -> bytes | None:
-    """The certificate that a caller showed, PEM; None in plain text."""
-    shown: dict[str, list[bytes]] = context.auth_context()  # type: ignore[assignment]
-    found = shown.get("x509_pem_cert", [])
-    return found[0] if found else None

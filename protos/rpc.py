@@ -155,7 +155,8 @@ def client_errors(what: str, address: str) -> Iterator[None]:
         raise errors.Unavailable(f"{what} at {address}: {code.name}: {details}") from error
 
 
-def _status(error: errors.FarmError) -> grpc.StatusCode:
+def status_of(error: errors.FarmError) -> grpc.StatusCode:
+    """What a call ends with that raised this."""
     return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
 
 
@@ -168,7 +169,7 @@ def aborts(method: Callable[..., Any]) -> Callable[..., Any]:
             return await method(self, request, context)
         except errors.FarmError as error:
             log.info("%s refused: %s", method.__name__, error)
-            await context.abort(_status(error), str(error))
+            await context.abort(status_of(error), str(error))
 
     return wrapper
 
@@ -183,6 +184,6 @@ def stream_aborts(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., An
                 yield message
         except errors.FarmError as error:
             log.info("%s ended: %s", method.__name__, error)
-            await context.abort(_status(error), str(error))
+            await context.abort(status_of(error), str(error))
 
     return wrapper

@@ -79,7 +79,7 @@ def shares(weights: dict[str, float], leases: int) -> dict[str, int]:
         (assignment,) = assign(waiting, [Seat("a", "cpu", LEASES_PER_DEVICE - 1)], had)
         job = waiting[assignment.batch_id].job_id
         got[job] += assignment.trials
-        had[job] = had.get(job, 0.0) + assignment.trials / weights[job]
+        had[job] = had.get(job, 0.0) + assignment.cost
     return got
 
 
@@ -103,5 +103,8 @@ def test_a_job_that_had_less_does_not_take_what_it_can_not_use() -> None:
 
 
 def test_a_whole_model_counts_as_much_as_a_full_lease() -> None:
-    model = Waiting(1, "cpu", 1, exclusive=True)
-    assert model.cost * model.trials == MAX_TRIALS_PER_LEASE * Waiting(2, "cpu", 1).cost
+    for weight in (0.25, 4.0):
+        model = Waiting(1, "cpu", 1, exclusive=True, weight=weight)
+        full = Waiting(2, "cpu", 100, weight=weight)
+        costs = [assign([batch], [A])[0].cost for batch in (model, full)]
+        assert costs == [MAX_TRIALS_PER_LEASE / weight] * 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,8 +18,10 @@ from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.records import (
     PROTOCOL_VERSION,
     Artifact,
+    CancelLease,
     Candidate,
     Device,
+    DeviceAction,
     EvaluatorConfig,
     Heartbeat,
     KernelWork,
@@ -234,6 +238,34 @@ def test_a_result_that_nobody_knows_is_called_off(tmp_path: Path) -> None:
             await fake.send(Measurement(WORKLOAD, "unknown", Status.OK, "gone"))
             answer = await fake.receive()
             assert type(answer).__name__ == "CancelLease"
+            await fake.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_quarantined_device_says_does_not_count_and_its_trials_were_no_attempts(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            fake = FakeAgent(fleet.port)
+            await fake.register()
+            for _ in range(MAX_ATTEMPTS + 1):
+                lease: Any = await fake.receive()
+                key = lease.kernel.trials[0].candidate_key
+                result = Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id)
+                await fleet.fleet.control("fake", DeviceAction.QUARANTINE, "", "alice")
+                assert await fake.receive() == CancelLease(lease.lease_id)
+                await fake.send(result)
+                assert await fake.receive() == CancelLease(lease.lease_id)
+                assert _logged(fleet, fake.device.kind) == []
+                await fleet.fleet.control("fake", DeviceAction.RESUME, "", "alice")
+            lease = await fake.receive()
+            await fake.send(replace(result, lease_id=lease.lease_id))
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert measurement.status is Status.CRASHED
+            assert _logged(fleet, fake.device.kind) == [Status.CRASHED]
             await fake.vanish()
 
     asyncio.run(scenario())

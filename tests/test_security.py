@@ -24,6 +24,7 @@ from coordinator.tuning_log.identities import (
     good_serials,
     known,
     open_tokens,
+    renew,
     revoke,
     use_token,
 )
@@ -299,6 +300,46 @@ def test_revoking_ends_a_names_certificates_and_tokens_and_no_others(log: Tuning
         for nobody in ("pi-7", "pi-9", "nobody"):
             with pytest.raises(NotFound, match="still good"):
                 revoke(connection, nobody)
+
+
+def test_who_was_revoked_renews_nothing(log: TuningLog) -> None:
+    old, new = Identity("pi-7", Role.AGENT, "a1"), Identity("pi-7", Role.AGENT, "a2")
+    with log.writing() as connection:
+        add_certificate(connection, old, 4e9)
+        revoke(connection, "pi-7")
+    for unknown in (old, Identity("pi-7", Role.AGENT, "never")):
+        with pytest.raises(Forbidden, match="revoked"), log.writing() as connection:
+            renew(connection, unknown, new, 4e9)
+    with log.reading() as connection:
+        assert good_serials(connection) == set()
+
+
+@pytest.mark.parametrize("how", ["renewed", "enrolled"])
+def test_a_certificate_that_is_made_meanwhile_is_revoked_too(log: TuningLog, how: str) -> None:
+    old, new = Identity("pi-7", Role.AGENT, "a1"), Identity("pi-7", Role.AGENT, "a2")
+    with log.writing() as connection:
+        add_certificate(connection, old, 4e9)
+        add_token(connection, b"secret", old, 60.0)
+    made, wait = threading.Event(), threading.Event()
+
+    def make() -> None:
+        with log.writing() as connection:
+            if how == "renewed":
+                renew(connection, old, new, 4e9)
+            else:
+                use_token(connection, b"secret")
+                add_certificate(connection, new, 4e9)
+            made.set()
+            wait.wait(0.5)  # the other one comes meanwhile
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    made.wait()
+    with log.writing() as connection:
+        revoke(connection, "pi-7")
+    maker.join()
+    with log.reading() as connection:
+        assert good_serials(connection) == set()
 
 
 # ------------------------------------------------------------------------------------- permissions

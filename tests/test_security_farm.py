@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ import pytest
 
 from coordinator.client import FarmClient
 from coordinator.security.authority import CERTIFICATE_DAYS, Authority
+from coordinator.security.guard import REFRESH_S
+from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log.identities import revoke
 from protos import convert, errors, farm_pb2, rpc
 from protos.certificates import key_pem, load_credentials, new_key, requested_key, signing_request
 from protos.enrolment import Token, enrol, parse_token, renew_if_due
@@ -256,6 +261,31 @@ def test_a_revoked_user_is_out_within_seconds(farm: SecureFarm) -> None:
         renew_if_due(farm.secure, path, _in_days(CERTIFICATE_DAYS - 1))
 
 
+def test_a_revoked_user_watches_nothing_any_more(farm: SecureFarm) -> None:
+    model = small_model()
+    with (
+        FarmClient(farm.plain) as local,
+        FarmClient(farm.secure, farm.enrolled("trent", "viewer")) as trent,
+    ):
+        job = local.submit(spec(model), model)
+        watched = trent.watch(job.job_id)
+        assert next(watched).state is JobState.QUEUED
+        farm.revoke("trent")
+        time.sleep(2 * REFRESH_S)
+        local.cancel(job.job_id)
+        with pytest.raises(errors.Forbidden, match="has ended or was revoked"):
+            for seen in watched:
+                assert seen.state is not JobState.CANCELLED
+
+
+def test_who_is_revoked_can_not_renew_at_that_moment(farm: SecureFarm) -> None:
+    path = farm.enrolled("peggy", "viewer")
+    with closing(TuningLog.open(str(farm.log))) as log, log.writing() as connection:
+        revoke(connection, "peggy")
+    with pytest.raises(errors.Forbidden, match="has ended or was revoked"):
+        renew_if_due(farm.secure, path, _in_days(CERTIFICATE_DAYS - 10))
+
+
 # ------------------------------------------------------------------------------------- the ports
 
 
@@ -297,6 +327,27 @@ def test_the_secret_is_told_to_no_other_farm(farm: SecureFarm, tmp_path: Path) -
     with pytest.raises(errors.Unavailable):
         enrol(farm.enrolment, token, tmp_path / "user.pem")
     assert not (tmp_path / "user.pem").exists()
+
+
+def test_a_full_disk_spends_no_token(farm: SecureFarm, tmp_path: Path) -> None:
+    token = farm.token("oscar", "viewer")
+
+    def fill() -> None:  # as a full disk: nothing can be written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+
+    command = ("enroll", "--coordinator", farm.enrolment, "--credentials", tmp_path / "u.pem")
+    done = subprocess.run(
+        [*TUNEFARM, *map(str, command)],
+        input=token,
+        capture_output=True,
+        text=True,
+        preexec_fn=fill,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "can't be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert run(*command, stdin=token).returncode == 0
 
 
 def test_a_bad_request_spends_no_token(farm: SecureFarm, tmp_path: Path) -> None:
@@ -376,7 +427,7 @@ def test_nothing_secret_is_ever_printed(farm: SecureFarm) -> None:
     [
         (("serve", "--listen", "0.0.0.0:7411"), "--listen-tls"),
         (("serve", "--listen-tls", "0.0.0.0:0", "--ca", "/nowhere/ca.pem"), "tunefarm ca init"),
-        (("serve", "--listen-enrol", "0.0.0.0:7413"), "for farms with --listen-tls"),
+        (("serve", "--listen-enroll", "0.0.0.0:7413"), "for farms with --listen-tls"),
         (("serve", "--listen-tls", "here"), "is not HOST:PORT"),
         (("ca", "token", "a/b", "--role", "agent"), "no name for a certificate"),
         (("ca", "token", "a", "--role", "agent", "--ca", "/nowhere/ca.pem"), "tunefarm ca init"),

@@ -80,11 +80,12 @@ def add_parser(commands: Any) -> None:
 def add_authority(parser: argparse.ArgumentParser) -> None:
     """`--ca`."""
     given = os.environ.get(AUTHORITY_ENVIRONMENT)
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     parser.add_argument(
         "--ca",
         metavar="FILE",
         type=Path,
-        default=Path(given) if given else Path.home() / ".local" / "share" / "tunefarm" / "ca.pem",
+        default=Path(given) if given else Path(data_home) / "tunefarm" / "ca.pem",
         help=f"the authority's key and certificate (default: ${AUTHORITY_ENVIRONMENT}, else "
         "~/.local/share/tunefarm/ca.pem)",
     )

@@ -223,7 +223,8 @@ def add_credentials(parser: argparse.ArgumentParser, inherited: bool = False) ->
 def credentials_file(who: str) -> Path:
     """Where the credentials of the ``user`` or the ``agent`` are unless others are named."""
     given = os.environ.get(CREDENTIALS_ENVIRONMENT)
-    return Path(given) if given else Path.home() / ".config" / "tunefarm" / f"{who}.pem"
+    config_home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(given) if given else Path(config_home) / "tunefarm" / f"{who}.pem"
 
 
 def credentials(options: argparse.Namespace, who: str = "user") -> Path | None:

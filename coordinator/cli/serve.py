@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
         "their role may. Needs `tunefarm ca init` (default: none)",
     )
     parser.add_argument(
-        "--listen-enrol",
+        "--listen-enroll",
         metavar="HOST:PORT",
         help="the port where others enrol with a token (default: the one after --listen-tls)",
     )
@@ -84,11 +84,11 @@ def _secure_ports(options: argparse.Namespace) -> SecurePorts | None:
     from coordinator.server import SecurePorts
 
     if options.listen_tls is None:
-        if options.listen_enrol is not None:
-            raise BadRequest("--listen-enrol is for farms with --listen-tls")
+        if options.listen_enroll is not None:
+            raise BadRequest("--listen-enroll is for farms with --listen-tls")
         return None
     address = parse_address(options.listen_tls)
-    enrol = options.listen_enrol or f"{address.host}:{address.port + 1 if address.port else 0}"
+    enrol = options.listen_enroll or f"{address.host}:{address.port + 1 if address.port else 0}"
     Authority.load(options.ca)
     return SecurePorts(str(address), str(parse_address(enrol)), options.ca)
 

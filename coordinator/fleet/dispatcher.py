@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_TRIALS_PER_LEASE = 16
 LEASES_PER_DEVICE = 2
@@ -22,10 +22,9 @@ class Waiting:
     job_id: str = ""
     weight: float = 1.0
 
-    @property
-    def cost(self) -> int:
-        """What one run of it counts for in its job's part."""
-        return MAX_TRIALS_PER_LEASE if self.exclusive else 1
+    def cost(self, trials: int) -> float:
+        """What so many trials of it add to what its job has had."""
+        return (MAX_TRIALS_PER_LEASE if self.exclusive else trials) / self.weight
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ class Seat:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Give this many trials of this batch to this device."""
+    """Give this many trials of this batch to this device; ``cost`` is added to what the batch's job
+    has had."""
 
     batch_id: int
     session_id: str
     trials: int
+    cost: float = field(default=0.0, compare=False)
 
 
 def assign(
@@ -75,10 +76,11 @@ def assign(
         idlest = [session_id for session_id in free if leases[session_id] == least]
         share = -(-left[batch.batch_id] // len(idlest))
         count = left[batch.batch_id] if batch.exclusive else min(share, MAX_TRIALS_PER_LEASE)
-        assignments.append(Assignment(batch.batch_id, idlest[0], count))
+        cost = batch.cost(count)
+        assignments.append(Assignment(batch.batch_id, idlest[0], count, cost))
         leases[idlest[0]] += 1
         left[batch.batch_id] -= count
-        parts[batch.job_id] = parts.get(batch.job_id, 0.0) + count * batch.cost / batch.weight
+        parts[batch.job_id] = parts.get(batch.job_id, 0.0) + cost
     return assignments
 
 

@@ -171,13 +171,11 @@ class Fleet:
             )
             for session in self.registry.sessions.values()
         ]
-        of_batch = {batch.batch_id: batch for batch in waiting}
         for assignment in dispatcher.assign(waiting, seats, self._had):
             session = self.registry.sessions[assignment.session_id]
-            self._lease(self._batches[assignment.batch_id], session, assignment.trials)
-            batch = of_batch[assignment.batch_id]
-            had = self._had.get(batch.job_id, 0.0)
-            self._had[batch.job_id] = had + assignment.trials * batch.cost / batch.weight
+            batch = self._batches[assignment.batch_id]
+            self._lease(batch, session, assignment.trials)
+            self._had[batch.job_id] = self._had.get(batch.job_id, 0.0) + assignment.cost
 
     def _lease(self, batch: Batch, session: Session, count: int) -> None:
         lease_id = uuid.uuid4().hex[:16]
@@ -243,11 +241,7 @@ class Fleet:
     async def left(self, session: Session, why: str) -> None:
         """A device is gone: what it held goes to others."""
         self.registry.leave(session, why)
-        for lease_id in list(session.leases):
-            held = self.leases.end(lease_id)
-            if held is not None:
-                log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
-                await self._give_back(held, why)
+        await self._take_back(session, why)
         self.dispatch()
 
     async def control(self, name: str, action: DeviceAction, reason: str, who: str) -> None:
@@ -284,15 +278,18 @@ class Fleet:
         if action is DeviceAction.FORGET:
             self.registry.forget(name)
         elif action is DeviceAction.QUARANTINE and session is not None:
-            await self._take_back(session, f"{name} was quarantined")
+            await self._take_back(session, f"{name} was quarantined", blameless=True)
         self.dispatch()
 
-    async def _take_back(self, session: Session, why: str) -> None:
-        """What a device holds goes to others."""
+    async def _take_back(self, session: Session, why: str, blameless: bool = False) -> None:
+        """What a device holds goes to others; ``blameless``: that was no attempt."""
         for lease_id in list(session.leases):
             held = self.leases.end(lease_id)
             if held is not None:
+                log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
                 session.outbox.put_nowait(CancelLease(lease_id))
+                for trial in held.trials.values():
+                    trial.attempts -= blameless
                 await self._give_back(held, why)
 
     async def load_holds(self) -> None:
@@ -315,14 +312,16 @@ class Fleet:
     async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
         """Results from a device: into the log, then acknowledged, then to the job.
 
-        Late ones are welcome: of a lease that has expired, or of a session before the present one.
+        Late ones are welcome: of a lease that has expired, or of a session before the present one;
+        but none of a device that is quarantined.
         """
+        quarantined = self.registry.is_quarantined(session.device.name)
         by_lease: dict[str, list[Measurement]] = {}
         for measurement in measurements:
             by_lease.setdefault(measurement.lease_id, []).append(measurement)
         for lease_id, results in by_lease.items():
             held = self.leases.known(lease_id)
-            if held is None or held.session.device.name != session.device.name:
+            if quarantined or held is None or held.session.device.name != session.device.name:
                 session.outbox.put_nowait(CancelLease(lease_id))
                 continue
             known = [(held.trials.get(result.candidate_key), result) for result in results]

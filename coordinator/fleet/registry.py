@@ -128,6 +128,11 @@ class Registry:
         why = f": {held.reason}" if held.reason else ""
         return f"{held.state.name.lower()} by {held.held_by}{why}"
 
+    def is_quarantined(self, device: str) -> bool:
+        """Whether people said that this device is not to be trusted."""
+        held = self._holds.get(device)
+        return held is not None and held.state is DeviceState.QUARANTINED
+
     def session_of(self, device: str) -> Session | None:
         """The session of a device that is here."""
         return next((s for s in self.sessions.values() if s.device.name == device), None)

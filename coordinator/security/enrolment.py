@@ -9,7 +9,7 @@ from typing import Any
 from coordinator.security.authority import Authority, Issued
 from coordinator.security.guard import Guard, caller
 from coordinator.tuning_log import TuningLog
-from coordinator.tuning_log.identities import add_certificate, use_token
+from coordinator.tuning_log.identities import add_certificate, renew, use_token
 from protos import farm_pb2, farm_pb2_grpc
 from protos.certificates import requested_key
 from protos.errors import BadRequest
@@ -69,7 +69,7 @@ class Certificates(farm_pb2_grpc.CertificatesServicer):
     def _renewed(self, who: Identity, signing_request: bytes) -> Issued:
         issued = self._authority.issue(who, _checked_key(signing_request))
         with self._log.writing() as connection:
-            add_certificate(connection, issued.identity, issued.expires_at)
+            renew(connection, who, issued.identity, issued.expires_at)
         return issued
 
 

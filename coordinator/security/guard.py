@@ -17,9 +17,9 @@ from coordinator.security.permissions import check_may_call
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.identities import good_serials
 from protos import certificates
-from protos.enrolment import peer_certificate
 from protos.errors import FarmError, Forbidden
 from protos.identity import Identity
+from protos.rpc import status_of
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ def _identity(pem: bytes) -> Identity | None:
 
 def caller(context: Any) -> Identity | None:
     """Who calls; None on loopback. Raises Forbidden for a certificate of nobody."""
-    pem = peer_certificate(context)
-    if pem is None:
+    shown = context.auth_context().get("x509_pem_cert")
+    if not shown:
         return None
-    identity = _identity(pem)
+    identity = _identity(shown[0])
     if identity is None:
         raise Forbidden("this certificate carries no identity of a farm")
     return identity
@@ -101,15 +101,15 @@ class Guard(grpc.aio.ServerInterceptor):
         async def admit(context: Any) -> None:
             try:
                 await self.admit(method, context)
-            except Forbidden as error:
+            except FarmError as error:
                 log.warning("%s refused: %s", method, error)
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+                await context.abort(status_of(error), str(error))
 
         return _guarded(handler, admit)
 
 
 def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
-    """The handler, behind what is awaited first."""
+    """The handler, behind what is awaited first, and in a stream before every answer."""
 
     def unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
@@ -122,6 +122,7 @@ def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             await admit(context)
             async for message in behavior(request, context):
+                await admit(context)
                 yield message
 
         return call

@@ -81,6 +81,9 @@ def revoke(connection: sa.Connection, name: str) -> int:
     """All certificates and tokens of a name are not good any more; how many certificates that
     ended. Raises NotFound if there is nothing of this name that is still good."""
     c, t = certificates.c, tokens.c
+    # First those that are being renewed or used, so that the next statement sees what they became.
+    connection.execute(sa.select(c.serial).where(c.name == name).with_for_update()).all()
+    connection.execute(sa.select(t.secret_sha256).where(t.name == name).with_for_update()).all()
     ended = connection.execute(
         sa.update(certificates)
         .where(c.name == name, c.revoked_at.is_(None), c.expires_at > now())
@@ -92,6 +95,19 @@ def revoke(connection: sa.Connection, name: str) -> int:
     if not ended and not dropped:
         raise NotFound(f"nobody named {name!r} has a certificate or a token that is still good")
     return int(ended)
+
+
+def renew(connection: sa.Connection, old: Identity, new: Identity, expires_at: float) -> None:
+    """Another certificate for who has ``old``; raises Forbidden if that is not good any more, even
+    if it was when the request came in."""
+    c = certificates.c
+    # Locks the row: who revokes at this moment does it before, or sees the new certificate, too.
+    statement = sa.update(certificates).where(
+        c.serial == old.serial, c.revoked_at.is_(None), c.expires_at > now()
+    )
+    if connection.execute(statement.values(revoked_at=None)).rowcount == 0:
+        raise Forbidden(f"the certificate of {old.name} has ended or was revoked")
+    add_certificate(connection, new, expires_at)
 
 
 def good_serials(connection: sa.Connection) -> frozenset[str]:
