@@ -28,6 +28,7 @@ from protos.records import (
     EvaluatorConfig,
     KernelWork,
     Measurement,
+    MeasurementStatus,
 )
 
 EVALUATOR = EvaluatorConfig(
@@ -96,8 +97,11 @@ class Experiments:
         results: dict[str, Measurement] = {}
         first: dict[str, tuple[Proposal, Artifact]] = {}
         twins: list[tuple[Proposal, str]] = []
+        poisonous = await self._lab.fleet.lease_log.poisonous(
+            self._lab.device.kind, {o.artifact.sha256 for o in built if o.artifact is not None}
+        )
         for proposal, outcome in zip(proposals, built, strict=True):
-            known = await self._known(proposal, outcome)
+            known = await self._known(proposal, outcome, poisonous)
             if known is not None:
                 results[proposal.candidate.key] = await self._keep(proposal, known)
             elif outcome.artifact is not None and outcome.artifact.sha256 in first:
@@ -124,8 +128,11 @@ class Experiments:
         """Measure what the log knows once more, under this policy."""
         return await self._measure(run, [(c, artifact, None) for c, artifact in trials], evaluator)
 
-    async def _known(self, proposal: Proposal, outcome: BuildOutcome) -> Measurement | None:
-        """The measurement that needs no device: a failed build, or bytes that the log knows."""
+    async def _known(
+        self, proposal: Proposal, outcome: BuildOutcome, poisonous: Mapping[str, int]
+    ) -> Measurement | None:
+        """The measurement that needs no device: a failed build, bytes that the log knows, or such
+        as took down too many devices already."""
         if outcome.artifact is None:
             return Measurement(
                 proposal.candidate.workload_key,
@@ -133,6 +140,16 @@ class Experiments:
                 outcome.status,
                 lease_id=f"build-{uuid.uuid4().hex[:12]}",
                 error=outcome.error,
+            )
+        times = poisonous.get(outcome.artifact.sha256)
+        if times is not None:
+            return Measurement(
+                proposal.candidate.workload_key,
+                proposal.candidate.key,
+                MeasurementStatus.DEVICE_LOST,
+                lease_id=f"poison-{uuid.uuid4().hex[:12]}",
+                artifact_sha256=outcome.artifact.sha256,
+                error=f"{times} devices vanished with this program; no more of this kind get it",
             )
         lab = self._lab
         known = await asyncio.to_thread(

@@ -8,6 +8,8 @@ import queue
 import random
 import signal
 import threading
+import urllib.parse
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from protos.records import (
     Artifact,
     CancelLease,
     Device,
+    Goodbye,
     Heartbeat,
     Lease,
     LeaseFinished,
@@ -38,6 +41,7 @@ from protos.records import (
     ModelMeasurement,
     Registered,
     Registration,
+    RestartAgent,
 )
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,11 @@ RENEWAL_CHECK_S = 3600.0
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 10.0
 JITTER = 0.5
+GOODBYE_S = 1.0
+"""How long a coordinator may take to end the session of an agent that was told to stop."""
+
+EXIT_RESTART = 75
+"""The exit code (EX_TEMPFAIL of sysexits.h) of an agent that is to be started again."""
 
 
 def reconnect_delay_s(attempt: int, chance: float) -> float:
@@ -96,14 +105,21 @@ class Agent:
         device: Device,
         kernels: Runner | None = None,
         credentials: Path | None = None,
+        outbox: Outbox | None = None,
+        restartable: bool = False,
     ) -> None:
         """``kernels`` runs the candidates (default: the device's CPUs do); ``credentials`` is the
-        file of those for mutual TLS. Raises BadRequest if these don't fit ``address``."""
+        file of those for mutual TLS; ``outbox`` keeps results (default: in memory);
+        ``restartable`` if something starts this process again when it exits. Raises BadRequest if
+        the credentials don't fit ``address``."""
         rpc.channel(address, credentials).close()
+        self._instance = uuid.uuid4().hex[:16]
+        self._restartable = restartable
+        self.told_to_restart = False
         self._address = address
         self._credentials = credentials
         self._device = device
-        self._outbox = Outbox()
+        self._outbox = outbox if outbox is not None else Outbox()
         self._lock = threading.Lock()  # orders what is sent anew against what is new
         self._session: _Session | None = None
         artifacts = ArtifactCache(self._fetch)
@@ -166,23 +182,28 @@ class Agent:
             return session.registered
 
     def _converse(self, session: _Session, stop: threading.Event) -> None:
-        session.put(Registration(PROTOCOL_VERSION, self._device))
+        session.put(Registration(PROTOCOL_VERSION, self._device, self._instance, self._restartable))
         call = session.stub.Session(session.messages())
+        over = threading.Event()
 
         def cancel_when_stopped() -> None:
             while not stop.wait(0.2):
                 if session.ended.is_set():
                     return
+            session.put(Goodbye())
+            session.end()
+            over.wait(GOODBYE_S)
             call.cancel()
 
         threading.Thread(target=cancel_when_stopped, name="stop", daemon=True).start()
         try:
             for message in call:
-                self._receive(session, convert.from_gateway_message(message))
+                self._receive(session, stop, convert.from_gateway_message(message))
         finally:
+            over.set()
             call.cancel()
 
-    def _receive(self, session: _Session, record: object) -> None:
+    def _receive(self, session: _Session, stop: threading.Event, record: object) -> None:
         if isinstance(record, Registered):
             self._begin(session, record)
         elif isinstance(record, Lease):
@@ -192,6 +213,11 @@ class Agent:
         elif isinstance(record, CancelLease):
             self.worker.cancel(record.lease_id)
             self._outbox.drop(record.lease_id)
+        elif isinstance(record, RestartAgent):
+            log.warning("device %s: told to restart: %s", self._device.name, record.reason)
+            self.told_to_restart = self._restartable
+            if self._restartable:
+                stop.set()
 
     def _begin(self, session: _Session, registered: Registered) -> None:
         log.info("device %s: session %s", self._device.name, registered.session_id)
@@ -240,12 +266,17 @@ def run_agent(
     replay_s: float | None = None,
     labels: Mapping[str, str] | None = None,
     credentials: Path | None = None,
+    state: Path | None = None,
+    supervised: bool = False,
 ) -> int:
-    """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code.
+    """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code:
+    EXIT_RESTART if it is to be started again.
 
     ``die_with_parent``: be told to end when the thread that started this process ends.
     ``replay_s``: run nothing, and take this long for each measurement. ``labels`` are the device's.
-    ``credentials`` is the file of those for mutual TLS; loopback needs none.
+    ``credentials`` is the file of those for mutual TLS; loopback needs none. Results that were not
+    acknowledged are kept in the folder ``state`` (None: in memory). ``supervised``: something
+    starts this process again when it exits.
     Raises BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
     ``Agent.run`` raises.
     """
@@ -265,5 +296,16 @@ def run_agent(
             )
     else:
         device, runner = describe_replay(name, target_json, replay_s), ReplayRunner(replay_s)
-    Agent(coordinator, replace(device, labels=labels or {}), runner, credentials).run(stop)
-    return 0
+    outbox = Outbox(None if state is None else outbox_file(state, name))
+    try:
+        device = replace(device, labels=labels or {})
+        agent = Agent(coordinator, device, runner, credentials, outbox, supervised)
+        agent.run(stop)
+    finally:
+        outbox.close()
+    return EXIT_RESTART if agent.told_to_restart else 0
+
+
+def outbox_file(state: Path, name: str) -> Path:
+    """Where a device of this name keeps its results; no name leaves the folder."""
+    return state / f"{urllib.parse.quote(name, safe='')}.outbox"

@@ -230,6 +230,7 @@ def _be_the_child(
         os.closerange(QUESTIONS + 1, os.sysconf("SC_OPEN_MAX"))
         # TVM's handler would take half a second to print a stack that says nothing of the kernel.
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         containment.limit_this_process(cpu_s + CPU_ALLOWANCE_S)
         with os.fdopen(QUESTIONS, "rb", buffering=0) as questions:
             while question := questions.readline():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -229,7 +230,10 @@ class KernelRunner:
             self._scratch = Path(tempfile.mkdtemp(prefix="tunefarm-kernels-"))
             zygote = self._zygote = HelperProcess(
                 "device_agent.zygote",
-                ["--cpus", cpus, "--threads", str(threads), "--scratch", str(self._scratch)],
+                [
+                    *("--cpus", cpus, "--threads", str(threads)),
+                    *("--scratch", str(self._scratch), "--parent", str(os.getpid())),
+                ],
                 threads,
             )
         try:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from device_agent import containment, inputs
 from device_agent.forking import Child, ChildOutcome, HangUpError
@@ -210,14 +210,21 @@ def _take_standard_streams() -> tuple[int, int]:
     return requests, answers
 
 
+def _exit(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one agent; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m device_agent.zygote")
     parser.add_argument("--cpus", required=True)
     parser.add_argument("--threads", required=True, type=int)
     parser.add_argument("--scratch", required=True, type=Path, help="removed at the end")
+    parser.add_argument("--parent", required=True, type=int, help="we end when it does")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _exit)
     try:
+        containment.die_with_parent(options.parent, signal.SIGTERM)
         return _serve(options)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)

@@ -119,12 +119,14 @@ _AGENT_MESSAGES: dict[str, type] = {
     "measurement": records.Measurement,
     "model_measurement": records.ModelMeasurement,
     "lease_finished": records.LeaseFinished,
+    "goodbye": records.Goodbye,
 }
 _GATEWAY_MESSAGES: dict[str, type] = {
     "registered": records.Registered,
     "lease": records.Lease,
     "acknowledgement": records.Acknowledgement,
     "cancel_lease": records.CancelLease,
+    "restart_agent": records.RestartAgent,
 }
 
 

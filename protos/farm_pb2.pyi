@@ -428,12 +428,16 @@ class ModelMeasurement(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[VariantResult, _Mapping]]] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
 
 class Registration(_message.Message):
-    __slots__ = ("protocol_version", "device")
+    __slots__ = ("protocol_version", "device", "instance", "restartable")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    RESTARTABLE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     device: Device
-    def __init__(self, protocol_version: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ...) -> None: ...
+    instance: str
+    restartable: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., instance: _Optional[str] = ..., restartable: _Optional[bool] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("telemetry",)
@@ -451,19 +455,25 @@ class LeaseFinished(_message.Message):
     canary_ratio: float
     def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ..., canary_ratio: _Optional[float] = ...) -> None: ...
 
+class Goodbye(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class AgentMessage(_message.Message):
-    __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished")
+    __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished", "goodbye")
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
     LEASE_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
     registration: Registration
     heartbeat: Heartbeat
     measurement: Measurement
     model_measurement: ModelMeasurement
     lease_finished: LeaseFinished
-    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., measurement: _Optional[_Union[Measurement, _Mapping]] = ..., model_measurement: _Optional[_Union[ModelMeasurement, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ...) -> None: ...
+    goodbye: Goodbye
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., measurement: _Optional[_Union[Measurement, _Mapping]] = ..., model_measurement: _Optional[_Union[ModelMeasurement, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("session_id", "heartbeat_s")
@@ -487,17 +497,25 @@ class CancelLease(_message.Message):
     lease_id: str
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
+class RestartAgent(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
 class GatewayMessage(_message.Message):
-    __slots__ = ("registered", "lease", "acknowledgement", "cancel_lease")
+    __slots__ = ("registered", "lease", "acknowledgement", "cancel_lease", "restart_agent")
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
     CANCEL_LEASE_FIELD_NUMBER: _ClassVar[int]
+    RESTART_AGENT_FIELD_NUMBER: _ClassVar[int]
     registered: Registered
     lease: Lease
     acknowledgement: Acknowledgement
     cancel_lease: CancelLease
-    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., cancel_lease: _Optional[_Union[CancelLease, _Mapping]] = ...) -> None: ...
+    restart_agent: RestartAgent
+    def __init__(self, registered: _Optional[_Union[Registered, _Mapping]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., cancel_lease: _Optional[_Union[CancelLease, _Mapping]] = ..., restart_agent: _Optional[_Union[RestartAgent, _Mapping]] = ...) -> None: ...
 
 class FetchArtifactRequest(_message.Message):
     __slots__ = ("sha256",)

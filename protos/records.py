@@ -388,10 +388,16 @@ class ModelMeasurement:
 
 @dataclass(frozen=True)
 class Registration:
-    """An agent's first message."""
+    """An agent's first message.
+
+    ``instance`` names its process: one that comes again was there all the time. ``restartable`` if
+    something starts it again when it exits.
+    """
 
     protocol_version: int
     device: Device
+    instance: str = ""
+    restartable: bool = False
 
 
 @dataclass(frozen=True)
@@ -415,6 +421,11 @@ class LeaseFinished:
 
 
 @dataclass(frozen=True)
+class Goodbye:
+    """The last message of an agent that was told to stop: what it holds was not its undoing."""
+
+
+@dataclass(frozen=True)
 class Registered:
     """The coordinator's answer to a registration."""
 
@@ -435,6 +446,13 @@ class CancelLease:
     """Nobody waits for this lease any more."""
 
     lease_id: str
+
+
+@dataclass(frozen=True)
+class RestartAgent:
+    """The agent is to exit and be started again: it failed too often."""
+
+    reason: str
 
 
 # ------------------------------------------------------------------------------- jobs

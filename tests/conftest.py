@@ -91,6 +91,7 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("TUNEFARM_LOCK_DIR", str(tmp_path_factory.mktemp("locks")))
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.delenv("TUNEFARM_LOG", raising=False)
         patch.setenv(SESSION_ENVIRONMENT, uuid.uuid4().hex)
         yield

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -15,6 +17,7 @@ import pytest
 
 from device_agent.agent import Agent
 from device_agent.devices.cpu import describe_cpu
+from device_agent.outbox import Outbox
 from protos import convert, errors, farm_pb2, rpc
 from protos.farm_pb2_grpc import (
     AgentGatewayServicer,
@@ -37,6 +40,7 @@ from protos.records import (
     ModelWork,
     Registered,
     Registration,
+    RestartAgent,
     Trial,
 )
 
@@ -124,7 +128,7 @@ class Gateway(AgentGatewayServicer):
 class Farm:
     """A gateway on a port and one agent that dials it."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox | None = None) -> None:
         self.gateway = Gateway()
         self._pool = futures.ThreadPoolExecutor(8)
         self._server = grpc.server(self._pool, options=list(rpc.SERVER_OPTIONS))
@@ -132,7 +136,7 @@ class Farm:
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
         device = describe_cpu("board", kernels.target_json(1), None, emulated=False)
-        self.agent = Agent(self.address, device)
+        self.agent = Agent(self.address, device, outbox=outbox)
         self.stop = threading.Event()
         self.failures: list[Exception] = []
         self._thread = threading.Thread(target=self._run)
@@ -229,6 +233,38 @@ def test_what_was_not_acknowledged_is_sent_again(farm: Farm) -> None:
     third = farm.gateway.connection()
     third.send(lease("two", good()))
     assert third.expect(Measurement).lease_id == "two"
+
+
+def test_what_was_not_acknowledged_is_sent_by_the_agent_that_comes_after(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "board.outbox")
+    with contextlib.closing(Farm(outbox)) as before:
+        before.start()
+        connection = before.gateway.connection()
+        connection.send(lease("one", good(), kernels.kernel("wrong")))
+        results = [connection.expect(Measurement) for _ in range(2)]
+        connection.acknowledge(results[0])
+        while len(outbox) > 1:
+            time.sleep(0.01)
+    outbox.close()
+    outbox = Outbox(tmp_path / "board.outbox")
+    with contextlib.closing(Farm(outbox)) as after:
+        after.start()
+        assert after.gateway.connection().expect(Measurement) == results[1]
+    outbox.close()
+
+
+def test_an_agent_restarts_when_it_is_told_to_and_something_starts_it_again(farm: Farm) -> None:
+    farm.start()
+    connection = farm.gateway.connection()
+    connection.send(RestartAgent("its canary failed"))  # nothing would start this one again
+    connection.send(lease("one", good()))
+    assert connection.expect(Measurement).status is MeasurementStatus.OK
+    assert not farm.agent.told_to_restart
+    farm.agent._restartable = True
+    connection.send(RestartAgent("its canary failed"))
+    farm.join()
+    assert farm.agent.told_to_restart
+    assert farm.failures == []
 
 
 def test_leases_of_a_lost_session_are_dropped_and_results_are_not(farm: Farm) -> None:

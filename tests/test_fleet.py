@@ -141,8 +141,8 @@ class FakeAgent:
         """The device that it says it is."""
         return Device(name, TARGET, "a CPU", (0,), 1)
 
-    async def register(self, version: int = PROTOCOL_VERSION) -> None:
-        await self.send(Registration(version, self.device))
+    async def register(self, version: int = PROTOCOL_VERSION, instance: str = "") -> None:
+        await self.send(Registration(version, self.device, instance))
         await self.receive()
 
     async def send(self, record: object) -> None:
@@ -229,7 +229,7 @@ def test_a_late_result_of_an_earlier_session_is_welcome(tmp_path: Path) -> None:
 
 
 def test_a_result_that_nobody_knows_is_called_off(tmp_path: Path) -> None:
-    """As after a restart of the coordinator: the agent is told to forget it."""
+    """As a day after a restart of the coordinator: the agent is told to forget it."""
 
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:

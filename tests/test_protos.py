@@ -217,12 +217,14 @@ FULL: list[Any] = [
     OUTPUT,
     VARIANT,
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
-    records.Registration(records.PROTOCOL_VERSION, DEVICE),
+    records.Registration(records.PROTOCOL_VERSION, DEVICE, "i1", restartable=True),
     records.Heartbeat(TELEMETRY),
     records.LeaseFinished("l1", "no such artifact", 1.25),
+    records.Goodbye(),
     records.Registered("s1", 2.5),
     records.Acknowledgement("l1", "c1"),
     records.CancelLease("l1"),
+    records.RestartAgent("its canary failed"),
     records.Shape((1, -1)),
     SPEC,
     records.TrialCounts(10, 7, 3, 2),
@@ -266,9 +268,11 @@ MINIMAL: list[Any] = [
     records.Registration(0, BARE_DEVICE),
     records.Heartbeat(records.Telemetry()),
     records.LeaseFinished(""),
+    records.Goodbye(),
     records.Registered("", 0.0),
     records.Acknowledgement(""),
     records.CancelLease(""),
+    records.RestartAgent(""),
     records.Shape(()),
     BARE_SPEC,
     dataclasses.replace(BARE_SPEC, time_limit_s=0.0),
@@ -367,6 +371,7 @@ AGENT_SAYS = [
     records.Measurement("w", "c", records.MeasurementStatus.OK),
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
     records.LeaseFinished("l1"),
+    records.Goodbye(),
 ]
 GATEWAY_SAYS = [
     records.Registered("s1", 2.5),
@@ -374,6 +379,7 @@ GATEWAY_SAYS = [
     records.Lease("l1", "j1", 30.0, model=MODEL),
     records.Acknowledgement("l1"),
     records.CancelLease("l1"),
+    records.RestartAgent("its canary failed"),
 ]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from coordinator.cli import enroll
@@ -67,6 +69,19 @@ def add_parser(commands: Any) -> None:
         "(e.g. 100ms); for tests of a farm, and emulated",
     )
     shared.add_labels(parser)
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FOLDER",
+        help="where results are kept until the coordinator has acknowledged them (default: "
+        "$XDG_STATE_HOME/tunefarm, else ~/.local/state/tunefarm)",
+    )
+    parser.add_argument(
+        "--supervised",
+        action="store_true",
+        help="something starts this agent again when it exits (the systemd unit says so): a "
+        "coordinator may have it restarted when the device fails",
+    )
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
@@ -93,4 +108,12 @@ def run(options: argparse.Namespace) -> int:
         options.replay,
         options.label,
         shared.credentials(options, "agent"),
+        # An agent that ends with its coordinator has nobody to deliver to later.
+        None if options.die_with_parent else options.state or _state_folder(),
+        options.supervised,
     )
+
+
+def _state_folder() -> Path:
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "tunefarm"

@@ -1,9 +1,9 @@
 """What a job sees of the devices: hand over trials, get measurements.
 
 Trials wait in batches, ``dispatcher`` decides who gets them, leases go down the sessions' streams
-and results come up through ``received``. Every result is in the tuning log before it is
-acknowledged and before the job sees it. A device that vanishes gives its trials back, and a suspect
-measurement is made again.
+and results come up through ``received``. A lease is in the tuning log before it is sent
+(``lease_log``), and every result before it is acknowledged and before the job sees it. A device
+that vanishes gives its trials back, and a suspect measurement is made again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.fleet import dispatcher
+from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.stages import StageClock
@@ -49,6 +50,9 @@ MAX_ATTEMPTS = 3
 
 LEASE_SLACK_S = 60.0
 
+CLEANING_S = 600.0
+"""Between two looks for leases in the log that nobody will ask for any more."""
+
 
 class Fleet:
     """The devices of this coordinator. Lives on its event loop."""
@@ -59,6 +63,8 @@ class Fleet:
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
         self.leases = Leases()
+        self.lease_log = LeaseLog(tuning_log)
+        self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
         self._weights: dict[str, float] = {}
         self._had: dict[str, float] = {}  # trials of each job over its weight
 
@@ -142,9 +148,10 @@ class Fleet:
 
     def _forget(self, batch_id: int) -> None:
         """Drop a batch; what devices still hold of it is called off."""
-        batch = self._batches.pop(batch_id)
+        first = self._batches.pop(batch_id)
+        dropped = [first, *(self._batches.pop(part) for part in first.parts)]
         for held in self.leases:
-            if held.batch is batch:
+            if any(held.batch is batch for batch in dropped):
                 if not held.done:
                     held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
                 self.leases.end(held.lease.lease_id)
@@ -196,19 +203,68 @@ class Fleet:
         self.leases.add(Outstanding(lease, batch, session, deadline, trials))
         session.outbox.put_nowait(as_it_travels(lease, session))
 
+    async def keep(self, lease_id: str) -> bool:
+        """A lease is about to be sent: keep it in the log; False if nobody waits for it any
+        more."""
+        held = self.leases.held(lease_id)
+        if held is None:
+            return False
+        await self.lease_log.keep(held)
+        return self.leases.held(lease_id) is held
+
     @staticmethod
     def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
         return replace(work, trials=tuple(Trial(t.candidate.key, t.artifact) for t in taken))
 
-    async def _give_back(self, held: Outstanding, why: str) -> None:
-        """Put the trials of a lost lease back in front, or give them up after MAX_ATTEMPTS."""
+    async def _give_back(self, held: Outstanding, why: str, besides: Collection[str] = ()) -> None:
+        """Put the trials of a lost lease, ``besides`` these, back in front, or give them up after
+        MAX_ATTEMPTS."""
         if held.batch.model_result is not None:
             self._retry_model(held, why)
-        lost = [trial for trial in held.trials.values() if not trial.result.done()]
+        lost = [
+            trial
+            for key, trial in held.trials.items()
+            if key not in besides and not trial.result.done()
+        ]
         held.batch.waiting[:0] = [trial for trial in lost if trial.attempts < MAX_ATTEMPTS]
         for trial in lost:
             if trial.attempts >= MAX_ATTEMPTS:
                 await self._give_up(held, trial, why)
+
+    async def _blame(self, held: Outstanding, why: str) -> None:
+        """A device vanished with this lease. What was on it is leased once more, each program in a
+        lease of its own so that the next loss has one culprit, unless it is poison by now."""
+        suspects = {
+            key: trial
+            for key, trial in held.trials.items()
+            if key not in held.suspect and not trial.result.done()
+        }
+        self._vanished.setdefault(held.session.device.name, []).append(held)
+        times: dict[str, int] = {}
+        if held.batch.kept and suspects:
+            programs = {trial.artifact.sha256 for trial in suspects.values()}
+            try:
+                times = await self.lease_log.lost(held, programs)
+            except LogUnavailable as error:
+                log.warning("who took down %s is not noted: %s", held.session.device.name, error)
+        for trial in suspects.values():
+            if trial.result.done():  # nobody waits for it any more
+                continue
+            count = times.get(trial.artifact.sha256, 0)
+            if count >= LOSSES_OF_POISON or trial.attempts >= MAX_ATTEMPTS:
+                await self._give_up(held, trial, f"{count} devices vanished with it; now: {why}")
+            elif trial.alone:
+                held.batch.waiting.append(trial)
+            else:
+                self._lease_alone(held.batch, trial)
+        await self._give_back(held, why, besides=suspects)
+
+    def _lease_alone(self, batch: Batch, trial: PendingTrial) -> None:
+        """Let a trial wait by itself."""
+        batch_id = next(self._batch_ids)
+        self._batches[batch_id] = replace(batch, waiting=[trial], parts=[])
+        batch.parts.append(batch_id)
+        trial.alone = True
 
     @staticmethod
     def _retry_model(held: Outstanding, why: str) -> None:
@@ -227,7 +283,7 @@ class Fleet:
             MeasurementStatus.DEVICE_LOST,
             lease_id=held.lease.lease_id,
             artifact_sha256=trial.artifact.sha256,
-            error=f"leased {trial.attempts} times; the last time: {why}",
+            error=f"leased {trial.attempts} times: {why}",
         )
         await self._record(held, [(trial, measurement)])
 
@@ -236,12 +292,25 @@ class Fleet:
     async def joined(self, session: Session) -> None:
         """A device is there."""
         await asyncio.to_thread(self._log.upsert_device, session.device)
+        await self._absolve(session)
         self.dispatch()
 
-    async def left(self, session: Session, why: str) -> None:
-        """A device is gone: what it held goes to others."""
+    async def _absolve(self, session: Session) -> None:
+        """If it is the process that was here before, what was on it then did it no harm: it was the
+        network that went."""
+        before = self._vanished.get(session.device.name, [])
+        same = [held for held in before if held.session.instance == session.instance]
+        if same and session.instance:
+            await self.lease_log.absolve([held.lease.lease_id for held in same])
+            for held in same:
+                for trial in held.trials.values():
+                    trial.attempts -= not trial.result.done()
+        self._vanished.pop(session.device.name, None)
+
+    async def left(self, session: Session, why: str, blameless: bool = False) -> None:
+        """A device is gone: what it held goes to others. ``blameless``: none of that was why."""
         self.registry.leave(session, why)
-        await self._take_back(session, why)
+        await self._take_back(session, why, blameless or session.said_goodbye)
         self.dispatch()
 
     async def control(self, name: str, action: DeviceAction, reason: str, who: str) -> None:
@@ -283,14 +352,18 @@ class Fleet:
 
     async def _take_back(self, session: Session, why: str, blameless: bool = False) -> None:
         """What a device holds goes to others; ``blameless``: that was no attempt."""
-        for lease_id in list(session.leases):
+        for index, lease_id in enumerate(list(session.leases)):
             held = self.leases.end(lease_id)
-            if held is not None:
-                log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
-                session.outbox.put_nowait(CancelLease(lease_id))
+            if held is None:
+                continue
+            log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
+            session.outbox.put_nowait(CancelLease(lease_id))
+            if blameless or index > 0:  # a device does one lease after the other
                 for trial in held.trials.values():
-                    trial.attempts -= blameless
+                    trial.attempts -= 1
                 await self._give_back(held, why)
+            else:
+                await self._blame(held, why)
 
     async def load_holds(self) -> None:
         """Know what was decided of devices before this coordinator was started."""
@@ -307,25 +380,27 @@ class Fleet:
         for session in list(self.registry.sessions.values()):
             if session.identity is not None and not is_good(session.identity):
                 session.outbox.put_nowait(None)
-                await self.left(session, "its certificate has ended or was revoked")
+                await self.left(session, "its certificate has ended or was revoked", blameless=True)
 
     async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
         """Results from a device: into the log, then acknowledged, then to the job.
 
-        Late ones are welcome: of a lease that has expired, or of a session before the present one;
-        but none of a device that is quarantined.
+        Late ones are welcome: of a lease that has expired, of a session before the present one, or
+        of one that another coordinator of this log gave; but none of a device that is quarantined.
         """
-        quarantined = self.registry.is_quarantined(session.device.name)
+        device = session.device.name
+        quarantined = self.registry.is_quarantined(device)
         by_lease: dict[str, list[Measurement]] = {}
         for measurement in measurements:
             by_lease.setdefault(measurement.lease_id, []).append(measurement)
         for lease_id, results in by_lease.items():
             held = self.leases.known(lease_id)
-            if quarantined or held is None or held.session.device.name != session.device.name:
+            if held is not None and held.session.device.name == device and not quarantined:
+                known = [(held.trials.get(result.candidate_key), result) for result in results]
+                await self._record(held, [(trial, result) for trial, result in known if trial])
+            elif quarantined or not await self.lease_log.record_late(lease_id, device, results):
                 session.outbox.put_nowait(CancelLease(lease_id))
                 continue
-            known = [(held.trials.get(result.candidate_key), result) for result in results]
-            await self._record(held, [(trial, result) for trial, result in known if trial])
             for result in results:
                 session.outbox.put_nowait(Acknowledgement(lease_id, result.candidate_key))
 
@@ -333,7 +408,7 @@ class Fleet:
         self, held: Outstanding, results: Sequence[tuple[PendingTrial, Measurement]]
     ) -> None:
         kind = held.session.device.kind
-        results = [(trial, _with_tools(result, held.batch.built_with)) for trial, result in results]
+        results = [(trial, with_tools(result, held.batch.built_with)) for trial, result in results]
         rows = [
             (held.batch.job_id, kind, trial.candidate, result, trial.predicted_score)
             for trial, result in results
@@ -362,6 +437,7 @@ class Fleet:
 
     async def finished(self, session: Session, message: LeaseFinished) -> None:
         """A device is done with a lease, or says that it can't do it."""
+        self.lease_log.ended(message.lease_id, session.device.name)
         held = self.leases.known(message.lease_id)
         if held is None or held.session is not session:
             return
@@ -392,10 +468,14 @@ class Fleet:
 
         Goes on when the log is unavailable for a while; nobody else would notice a lost device.
         """
+        cleaned = -CLEANING_S
         while True:
             await asyncio.sleep(1.0)
             try:
                 await self._reap_once()
+                if time.monotonic() > cleaned + CLEANING_S:
+                    cleaned = time.monotonic()
+                    await self.lease_log.drop_old()
             except LogUnavailable as error:
                 log.warning("while looking for lost devices: %s", error)
 
@@ -411,12 +491,3 @@ class Fleet:
                 self.leases.end(held.lease.lease_id)
                 await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
         self.dispatch()
-
-
-def _with_tools(measurement: Measurement, built_with: Mapping[str, str]) -> Measurement:
-    """With the builder's tools among its circumstances; an agent knows only its own."""
-    circumstances = measurement.circumstances
-    if circumstances is None or not built_with:
-        return measurement
-    versions = {**circumstances.tool_versions, **built_with}
-    return replace(measurement, circumstances=replace(circumstances, tool_versions=versions))

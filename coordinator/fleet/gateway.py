@@ -16,6 +16,7 @@ from protos.errors import Conflict, ProtocolViolation
 from protos.records import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
+    Goodbye,
     Heartbeat,
     Lease,
     LeaseFinished,
@@ -40,14 +41,18 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         self, messages: AsyncIterator[farm_pb2.AgentMessage], context: Any
     ) -> AsyncIterator[farm_pb2.GatewayMessage]:
         """One agent, from its registration until it leaves."""
-        device = await self._registration(messages)
-        session = self._fleet.registry.join(device, caller(context))
+        said = await self._registration(messages)
+        session = self._fleet.registry.join(
+            said.device, caller(context), said.instance, said.restartable
+        )
         session.outbox.put_nowait(Registered(session.session_id, registry.HEARTBEAT_S))
         log.info("device %s joined as %s", session.device.name, session.session_id)
         reader = asyncio.create_task(self._read(session, messages))
         try:
             await self._fleet.joined(session)
             while (message := await session.outbox.get()) is not None:
+                if isinstance(message, Lease) and not await self._fleet.keep(message.lease_id):
+                    continue
                 with self._sending(message):
                     yield convert.to_gateway_message(message)
             if reader.done() and (error := reader.exception()):
@@ -55,11 +60,13 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         finally:
             reader.cancel()
             why = f"{type(e).__name__}: {e}" if (e := _failure(reader)) else "the stream ended"
+            if session.said_goodbye:
+                why = "its agent was stopped"
             log.info("device %s left: %s", session.device.name, why)
             await asyncio.shield(self._fleet.left(session, why))
 
     @staticmethod
-    async def _registration(messages: AsyncIterator[farm_pb2.AgentMessage]) -> Any:
+    async def _registration(messages: AsyncIterator[farm_pb2.AgentMessage]) -> Registration:
         async for message in messages:
             first = convert.from_agent_message(message)
             if not isinstance(first, Registration):
@@ -71,7 +78,7 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
                 )
             if not first.device.name or not first.device.target_json:
                 raise ProtocolViolation("a device needs a name and a target")
-            return first.device
+            return first
         raise ProtocolViolation("the stream ended before a registration")
 
     async def _read(
@@ -92,6 +99,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
             await self._fleet.received_model(session, message)
         elif isinstance(message, LeaseFinished):
             await self._fleet.finished(session, message)
+        elif isinstance(message, Goodbye):
+            session.said_goodbye = True
         elif not isinstance(message, Heartbeat):
             raise ProtocolViolation(f"a second {type(message).__name__} in one session")
 

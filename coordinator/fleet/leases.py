@@ -28,13 +28,17 @@ REMEMBERED_LEASES = 64
 
 @dataclass
 class PendingTrial:
-    """A trial on its way: its candidate, and the future that its measurement resolves."""
+    """A trial on its way: its candidate, and the future that its measurement resolves.
+
+    One that is ``alone`` was on a device that vanished, and waits in a batch of its own.
+    """
 
     candidate: Candidate
     artifact: Artifact
     predicted_score: float | None
     result: asyncio.Future[Measurement]
     attempts: int = 0
+    alone: bool = False
 
 
 @dataclass
@@ -44,7 +48,8 @@ class Batch:
     ``kind`` is the kind of device that it is for. ``clock`` counts what sending trials takes; the
     model's transfer belongs to packaging. Measurements that are not ``kept`` are no experiments on
     an operator: the log does not get them. ``built_with`` are the versions of the tools that built
-    the artifacts, as a part of a measurement's circumstances.
+    the artifacts, as a part of a measurement's circumstances. ``parts`` are batches that were taken
+    out of this one, by their ids, and end with it.
     """
 
     job_id: str
@@ -57,6 +62,7 @@ class Batch:
     model_attempts: int = 0
     kept: bool = True
     built_with: Mapping[str, str] = field(default_factory=dict)
+    parts: list[int] = field(default_factory=list)
 
     @property
     def left(self) -> int:

@@ -28,16 +28,21 @@ SILENCE_S = 10.0
 class Session:
     """One connected agent. ``outbox`` is what goes down its stream; None ends the stream.
 
-    ``identity`` is whom its certificate names; None on loopback.
+    ``identity`` is whom its certificate names; None on loopback. ``instance`` names its process,
+    and ``restartable`` says that something starts it again when it exits. One that ``said_goodbye``
+    ends on purpose.
     """
 
     device: Device
     identity: Identity | None = None
+    instance: str = ""
+    restartable: bool = False
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     outbox: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     leases: dict[str, Lease] = field(default_factory=dict)
     sent_artifacts: set[str] = field(default_factory=set)
     last_heard: float = field(default_factory=time.monotonic)
+    said_goodbye: bool = False
 
     def heard(self) -> None:
         """Note a sign of life."""
@@ -63,7 +68,13 @@ class Registry:
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
-    def join(self, device: Device, identity: Identity | None = None) -> Session:
+    def join(
+        self,
+        device: Device,
+        identity: Identity | None = None,
+        instance: str = "",
+        restartable: bool = False,
+    ) -> Session:
         """A new session; raises Conflict if a live device of that name is here already, Forbidden
         if it is not the one that ``identity`` names."""
         if identity is not None and identity.name != device.name:
@@ -77,7 +88,7 @@ class Registry:
                     f"a device named {device.name!r} is connected already; "
                     "start the agent with another --name, or stop the other one first"
                 )
-        session = Session(device, identity)
+        session = Session(device, identity, instance, restartable)
         self.sessions[session.session_id] = session
         self._seen[device.name] = device
         self._errors.pop(device.name, None)

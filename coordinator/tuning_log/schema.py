@@ -296,6 +296,43 @@ device_holds = sa.Table(
     sa.Column("held_at", sa.Double, nullable=False),
 )
 
+# What a device was given to measure, so that its results find their job whoever restarts meanwhile.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("lease_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.job_id"), nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("device_kind", sa.Text, nullable=False),
+    sa.Column("workload_key", sa.Text, nullable=False),
+    sa.Column("built_with_json", sa.Text, nullable=False),
+    sa.Column("trials_json", sa.Text, nullable=False),
+    sa.Column("leased_at", sa.Double, nullable=False, index=True),
+)
+
+# Programs that were on a device when it vanished.
+losses = sa.Table(
+    "losses",
+    metadata,
+    sa.Column("artifact_sha256", sa.Text, primary_key=True),
+    sa.Column("device_kind", sa.Text, primary_key=True),
+    sa.Column("lease_id", sa.Text, primary_key=True, index=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("lost_at", sa.Double, nullable=False),
+)
+
+# What happened to a device that failed, and what was done about it.
+device_events = sa.Table(
+    "device_events",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("happened_at", sa.Double, nullable=False),
+    sa.Index("ix_device_events_device_id", "device", "id"),
+)
+
 device_limits = sa.Table(
     "device_limits",
     metadata,

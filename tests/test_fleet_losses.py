@@ -1,0 +1,168 @@
+"""Devices that vanish with what they were given: who is blamed, and that nothing gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+from coordinator.fleet.fleet import MAX_ATTEMPTS
+from protos.records import Acknowledgement, Goodbye, Lease, LeaseFinished, Measurement
+from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
+from tests.kernels import kernel
+from tests.test_fleet import TARGET, WORKLOAD, FakeAgent, Status, _logged, _measure
+
+
+def keys(lease: Any) -> list[str]:
+    return [trial.candidate_key for trial in lease.kernel.trials]
+
+
+async def leased(fake: FakeAgent) -> Any:
+    """The next lease; acknowledgements are passed over."""
+    while not isinstance(said := await fake.receive(), Lease):
+        assert isinstance(said, Acknowledgement)
+    return said
+
+
+async def lose(fleet: RealFleet, fake: FakeAgent) -> None:
+    """The device vanishes, and the fleet has seen it."""
+    await fake.vanish()
+    await fleet.devices(TARGET, 0)
+
+
+async def answer(fleet: RealFleet, fake: FakeAgent, lease: Any) -> None:
+    """Every trial is done, and the lease with it; returns when the fleet knows."""
+    for key in keys(lease):
+        await fake.send(Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id))
+    await fake.send(LeaseFinished(lease.lease_id))
+    while fleet.fleet.leases.held(lease.lease_id):
+        await asyncio.sleep(0.01)
+
+
+async def newcomer(fleet: RealFleet, instance: str = "") -> FakeAgent:
+    fake = FakeAgent(fleet.port)
+    await fake.register(instance=instance)
+    return fake
+
+
+def test_a_result_is_kept_once_though_the_coordinator_was_restarted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            fake = await newcomer(fleet)
+            lease = await leased(fake)
+            kind = fake.device.kind
+            measuring.cancel()
+            await fake.vanish()
+        (key,) = keys(lease)
+        result = Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id)
+        async with real_fleet(tmp_path) as fleet:
+            after = await newcomer(fleet)
+            for _ in range(2):
+                await after.send(result)
+                assert await after.receive() == Acknowledgement(lease.lease_id, key)
+            assert _logged(fleet, kind) == [Status.CRASHED]
+            await after.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_who_was_on_a_lost_device_goes_on_alone_and_only_the_culprit_is_given_up(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            names = ["doubled", "wrong", "exits"]
+            measuring = asyncio.create_task(_measure(fleet, names))
+            fake = await newcomer(fleet)
+            together = await leased(fake)
+            assert len(keys(together)) == 3
+            culprit = keys(together)[1]
+            await lose(fleet, fake)
+            losses = 1
+            seen = []
+            while losses < 3:
+                fake = await newcomer(fleet)
+                lease = await leased(fake)
+                while keys(lease) != [culprit]:
+                    assert len(keys(lease)) == 1
+                    seen += keys(lease)
+                    await answer(fleet, fake, lease)
+                    lease = await leased(fake)
+                losses += 1
+                await lose(fleet, fake)
+            fake = await newcomer(fleet)
+            while len(seen) < 2:
+                lease = await leased(fake)
+                seen += keys(lease)
+                await answer(fleet, fake, lease)
+            measurements = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert sorted(seen) == sorted(set(keys(together)) - {culprit})
+            statuses = {m.candidate_key: m.status for m in measurements}
+            assert statuses.pop(culprit) is Status.DEVICE_LOST
+            assert set(statuses.values()) == {Status.CRASHED}
+            poison = await fleet.fleet.lease_log.poisonous(
+                fake.device.kind, [kernel(name).sha256 for name in names]
+            )
+            assert poison == {kernel("wrong").sha256: 3}
+            await fake.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_a_network_that_goes_is_nobodys_fault(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            for _ in range(MAX_ATTEMPTS + 2):
+                fake = await newcomer(fleet, instance="one process")
+                lease = await leased(fake)
+                await lose(fleet, fake)
+            fake = await newcomer(fleet, instance="one process")
+            lease = await leased(fake)
+            await answer(fleet, fake, lease)
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert measurement.status is Status.CRASHED
+            artifact = kernel("doubled").sha256
+            assert not await fleet.fleet.lease_log.poisonous(fake.device.kind, [artifact])
+            await fake.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_says_goodbye_blames_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled", "doubled"]))
+            for _ in range(MAX_ATTEMPTS + 1):
+                fake = await newcomer(fleet)
+                lease = await leased(fake)
+                assert len(keys(lease)) == 2, "still together"
+                await fake.send(Goodbye())
+                await lose(fleet, fake)
+            measuring.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_real_agent_says_goodbye_when_it_is_stopped_and_not_when_it_is_killed(
+    tmp_path: Path,
+) -> None:
+    async def lost(fleet: RealFleet, number: int) -> bool:
+        with agent(fleet.port, "board", TARGET) as process:
+            await fleet.devices(TARGET, 1)
+            while not any(s.leases for s in fleet.fleet.registry.sessions.values()):
+                await asyncio.sleep(0.02)
+            process.send_signal(number)
+            await fleet.devices(TARGET, 0)
+        return "board" in fleet.fleet._vanished
+
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["endless", "doubled"]))
+            assert not await lost(fleet, signal.SIGTERM)
+            assert await lost(fleet, signal.SIGKILL)
+            measuring.cancel()
+
+    asyncio.run(scenario())
