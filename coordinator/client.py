@@ -14,6 +14,7 @@ from protos.enrolment import renew_if_due
 from protos.records import (
     CHUNK_BYTES,
     DeviceAction,
+    DeviceEvent,
     DeviceStatus,
     Job,
     JobMeasurements,
@@ -117,6 +118,14 @@ class FarmClient:
             request = farm_pb2.ListDevicesRequest()
             response = self._farm.ListDevices(request, timeout=DEADLINE_S)
             return [convert.from_message(status, DeviceStatus) for status in response.devices]
+
+    def device_events(self, device: str = "", limit: int = 0) -> list[DeviceEvent]:
+        """What happened to a device (default: to all) that failed, and was done about it, newest
+        first; ``limit`` 0 is the coordinator's own."""
+        with rpc.client_errors("listing what happened to devices", self.address):
+            request = farm_pb2.ListDeviceEventsRequest(device=device, limit=limit)
+            response = self._farm.ListDeviceEvents(request, timeout=DEADLINE_S)
+            return [convert.from_message(event, DeviceEvent) for event in response.events]
 
     def package(self, job_id: str) -> bytes:
         """The wheel of a job that is done."""

@@ -13,13 +13,14 @@ from coordinator.jobs import Jobs
 from coordinator.prediction.service import Predictions
 from coordinator.security.guard import caller
 from coordinator.security.permissions import check_owns
-from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log import TuningLog, device_events
 from protos import convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
 from protos.records import (
     CHUNK_BYTES,
     MAX_MODEL_BYTES,
     DeviceAction,
+    DeviceEvent,
     DeviceStatus,
     Job,
     JobSpec,
@@ -30,6 +31,8 @@ from protos.rpc import aborts, stream_aborts
 
 MAX_JOBS_LISTED = 1000
 MAX_REASON = 200
+DEFAULT_EVENTS = 100
+MAX_EVENTS = 1000
 
 Member = TypeVar("Member", Priority, DeviceAction)
 Spec = TypeVar("Spec", JobSpec, PredictionSpec)
@@ -137,6 +140,22 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         return farm_pb2.ControlDeviceResponse(
             device=convert.to_message(found[0]) if found else None
         )
+
+    @aborts
+    async def ListDeviceEvents(  # noqa: N802
+        self, request: farm_pb2.ListDeviceEventsRequest, context: Any
+    ) -> farm_pb2.ListDeviceEventsResponse:
+        """What happened to devices that failed, newest first."""
+        limit = min(request.limit or DEFAULT_EVENTS, MAX_EVENTS)
+        if limit < 0:
+            raise BadRequest(f"a limit is a positive number, not {request.limit}")
+
+        def read() -> list[DeviceEvent]:
+            with self._log.reading() as connection:
+                return device_events.newest(connection, request.device, limit)
+
+        events = await asyncio.to_thread(read)
+        return farm_pb2.ListDeviceEventsResponse(events=[convert.to_message(e) for e in events])
 
     @stream_aborts
     async def FetchPackage(  # noqa: N802

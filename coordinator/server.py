@@ -42,7 +42,8 @@ class SecurePorts:
 class CoordinatorConfig:
     """``embedded``: lives inside one `tunefarm tune` and touches no other coordinator's jobs.
 
-    ``address`` is on loopback, in plain text. ``secure`` has the ports for other machines.
+    ``address`` is on loopback, in plain text. ``secure`` has the ports for other machines;
+    ``power_cycle`` is the command that switches a device off and on.
     """
 
     log_url: str
@@ -50,6 +51,7 @@ class CoordinatorConfig:
     embedded: bool = False
     num_builders: int = 1
     secure: SecurePorts | None = None
+    power_cycle: tuple[str, ...] = ()
 
 
 class Coordinator:
@@ -65,7 +67,7 @@ class Coordinator:
             parse_address(config.secure.enrol_address)
             self._authority = Authority.load(config.secure.authority)
         self.log = TuningLog.open(config.log_url)
-        self.fleet = Fleet(self.log)
+        self.fleet = Fleet(self.log, config.power_cycle)
         self.guard = Guard(self.log)
         self.port = self.secure_port = self.enrol_port = 0
         self.builders = Builders(config.num_builders)
@@ -125,6 +127,7 @@ class Coordinator:
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+        await self.fleet.medic.stop()
         await asyncio.gather(*(server.stop(grace=0.2) for server in self._servers))
         self.builders.stop()
         self.log.close()

@@ -896,6 +896,32 @@ class ControlDeviceResponse(_message.Message):
     device: DeviceStatus
     def __init__(self, device: _Optional[_Union[DeviceStatus, _Mapping]] = ...) -> None: ...
 
+class DeviceEvent(_message.Message):
+    __slots__ = ("device", "step", "text", "happened_at")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    HAPPENED_AT_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    step: str
+    text: str
+    happened_at: float
+    def __init__(self, device: _Optional[str] = ..., step: _Optional[str] = ..., text: _Optional[str] = ..., happened_at: _Optional[float] = ...) -> None: ...
+
+class ListDeviceEventsRequest(_message.Message):
+    __slots__ = ("device", "limit")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    limit: int
+    def __init__(self, device: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListDeviceEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[DeviceEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[DeviceEvent, _Mapping]]] = ...) -> None: ...
+
 class ListDevicesResponse(_message.Message):
     __slots__ = ("devices",)
     DEVICES_FIELD_NUMBER: _ClassVar[int]

@@ -205,6 +205,11 @@ class FarmStub:
                 request_serializer=protos_dot_farm__pb2.ControlDeviceRequest.SerializeToString,
                 response_deserializer=protos_dot_farm__pb2.ControlDeviceResponse.FromString,
                 _registered_method=True)
+        self.ListDeviceEvents = channel.unary_unary(
+                '/tunefarm.v1.Farm/ListDeviceEvents',
+                request_serializer=protos_dot_farm__pb2.ListDeviceEventsRequest.SerializeToString,
+                response_deserializer=protos_dot_farm__pb2.ListDeviceEventsResponse.FromString,
+                _registered_method=True)
         self.FetchPackage = channel.unary_stream(
                 '/tunefarm.v1.Farm/FetchPackage',
                 request_serializer=protos_dot_farm__pb2.JobRequest.SerializeToString,
@@ -289,6 +294,13 @@ class FarmServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeviceEvents(self, request, context):
+        """What happened to devices that failed, and what was done about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchPackage(self, request, context):
         """The finished package (a wheel) of a job that is done.
         """
@@ -364,6 +376,11 @@ def add_FarmServicer_to_server(servicer, server):
                     servicer.ControlDevice,
                     request_deserializer=protos_dot_farm__pb2.ControlDeviceRequest.FromString,
                     response_serializer=protos_dot_farm__pb2.ControlDeviceResponse.SerializeToString,
+            ),
+            'ListDeviceEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceEvents,
+                    request_deserializer=protos_dot_farm__pb2.ListDeviceEventsRequest.FromString,
+                    response_serializer=protos_dot_farm__pb2.ListDeviceEventsResponse.SerializeToString,
             ),
             'FetchPackage': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchPackage,
@@ -652,6 +669,33 @@ class Farm:
             '/tunefarm.v1.Farm/ControlDevice',
             protos_dot_farm__pb2.ControlDeviceRequest.SerializeToString,
             protos_dot_farm__pb2.ControlDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefarm.v1.Farm/ListDeviceEvents',
+            protos_dot_farm__pb2.ListDeviceEventsRequest.SerializeToString,
+            protos_dot_farm__pb2.ListDeviceEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

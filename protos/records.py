@@ -98,6 +98,17 @@ class DeviceAction(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class DeviceEvent:
+    """What happened to a device that failed, or was done about it; ``happened_at`` is in seconds
+    since 1970 by the log's clock."""
+
+    device: str
+    step: str
+    text: str
+    happened_at: float
+
+
+@dataclass(frozen=True)
 class DeviceStatus:
     """A device as the fleet sees it."""
 

@@ -16,6 +16,7 @@ examples:
   tunefarm devices quarantine pi-rack3-07 --reason "odd times"      # what it holds goes to others
   tunefarm devices resume pi-rack3-07
   tunefarm devices forget pi-rack3-07                               # its measurements stay
+  tunefarm devices events pi-rack3-07    # when it failed, and what was done about it
 What is decided here outlives agents and coordinators, until `resume`.
 """
 
@@ -46,6 +47,17 @@ def add_parser(commands: Any) -> None:
         )
         shared.add_coordinator(verb, inherited=True)
         verb.set_defaults(run=_control, action=action)
+    events = verbs.add_parser(
+        "events",
+        help="when devices failed, and what was done about it",
+        description="When devices failed, were set aside, restarted, power-cycled; newest first.",
+    )
+    events.add_argument("device", metavar="DEVICE", nargs="?", default="", help="default: all")
+    events.add_argument(
+        "--limit", type=shared.positive, default=50, metavar="N", help="so many (default: 50)"
+    )
+    shared.add_coordinator(events, inherited=True)
+    events.set_defaults(run=_events)
     shared.add_coordinator(parser)
     parser.set_defaults(run=_list)
 
@@ -55,6 +67,14 @@ def _list(options: argparse.Namespace) -> int:
 
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         devices_table(farm.devices())
+    return 0
+
+
+def _events(options: argparse.Namespace) -> int:
+    from coordinator.cli.tables import events_table
+
+    with FarmClient(options.coordinator, shared.credentials(options)) as farm:
+        events_table(farm.device_events(options.device, options.limit))
     return 0
 
 

@@ -22,6 +22,7 @@ examples:
   tunefarm serve                                    # SQLite log, port 7411 on loopback
   tunefarm serve --log postgresql://farm@db/tunefarm
   tunefarm ca init && tunefarm serve --listen-tls 0.0.0.0:7412   # for other machines, too
+  tunefarm serve --power-cycle /usr/local/bin/poe-reset          # for boards that hang
 Ctrl-C stops it; unfinished jobs go on at the next start.
 """
 
@@ -58,21 +59,32 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--ray-address", metavar="ADDRESS", help="join this Ray cluster (default: start one here)"
     )
+    parser.add_argument(
+        "--power-cycle",
+        metavar="COMMAND",
+        help="what switches a device off and on that vanished or fails its health checks, e.g. "
+        "'/usr/local/bin/poe-reset': no shell runs it; it gets TUNEFARM_DEVICE, TUNEFARM_HOST and "
+        "TUNEFARM_LABEL_RACK (and so on) in its environment (default: nobody does)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
     from coordinator import ray_runtime
+    from coordinator.fleet.medic import parse_command
     from coordinator.server import CoordinatorConfig
     from coordinator.tuning_log import TuningLog, default_url, normalise_url
 
     check_plain(options.listen)
     secure = _secure_ports(options)
+    power_cycle = parse_command(options.power_cycle) if options.power_cycle is not None else ()
     url = normalise_url(options.log) if options.log else default_url()
     TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     cpus = len(os.sched_getaffinity(0))
-    config = CoordinatorConfig(url, options.listen, num_builders=cpus, secure=secure)
+    config = CoordinatorConfig(
+        *(url, options.listen), num_builders=cpus, secure=secure, power_cycle=power_cycle
+    )
     with ray_runtime.running(cpus, options.ray_address):
         asyncio.run(_serve(config))
     return 0

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protos.labels import labels_text
-from protos.records import DeviceStatus, Job
+from protos.records import DeviceEvent, DeviceStatus, Job
 
 if TYPE_CHECKING:
     from coordinator.tuning_log.identities import KnownCertificate, OpenToken
@@ -98,6 +98,15 @@ def users_table(users: Sequence[User]) -> None:
 
 def _when(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds).isoformat(" ", "minutes")
+
+
+def events_table(events: Sequence[DeviceEvent]) -> None:
+    """One line an event, newest first."""
+    table = _table("when", "device", "what", "why")
+    for event in events:
+        when = datetime.datetime.fromtimestamp(event.happened_at).isoformat(" ", "seconds")
+        table.add_row(when, Text(event.device), Text(event.step), Text(event.text))
+    _print(table, "no device has failed")
 
 
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from coordinator.fleet import dispatcher
 from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
+from coordinator.fleet.medic import Medic
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
@@ -26,6 +27,7 @@ from coordinator.tuning_log.devices import Hold, forget, hold, holds, release
 from protos.errors import Conflict, JobFailed, LogUnavailable, NotFound
 from protos.identity import Identity
 from protos.records import (
+    UNTUNED_TRACE,
     Acknowledgement,
     Artifact,
     CancelLease,
@@ -57,8 +59,11 @@ CLEANING_S = 600.0
 class Fleet:
     """The devices of this coordinator. Lives on its event loop."""
 
-    def __init__(self, tuning_log: TuningLog) -> None:
+    def __init__(self, tuning_log: TuningLog, power_cycle: tuple[str, ...] = ()) -> None:
+        """``power_cycle`` is the command that switches a device off and on, if there is one."""
         self.registry = Registry()
+        self.medic = Medic(tuning_log, self.registry, self._check_health, power_cycle)
+        self._last_work: dict[str, KernelWork] = {}  # by kind of device: for health checks
         self._log = tuning_log
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
@@ -119,6 +124,7 @@ class Fleet:
             for candidate, artifact, score in trials
         ]
         self._arrives(job_id)
+        self._last_work[kind] = work
         batch_id = next(self._batch_ids)
         self._batches[batch_id] = Batch(
             *(job_id, kind, work, list(pending), clock),
@@ -219,6 +225,11 @@ class Fleet:
     async def _give_back(self, held: Outstanding, why: str, besides: Collection[str] = ()) -> None:
         """Put the trials of a lost lease, ``besides`` these, back in front, or give them up after
         MAX_ATTEMPTS."""
+        if held.batch.health_check:
+            for trial in held.trials.values():
+                if not trial.result.done():
+                    trial.result.set_result(_lost(held, trial, why))
+            return
         if held.batch.model_result is not None:
             self._retry_model(held, why)
         lost = [
@@ -239,18 +250,25 @@ class Fleet:
             for key, trial in held.trials.items()
             if key not in held.suspect and not trial.result.done()
         }
-        self._vanished.setdefault(held.session.device.name, []).append(held)
+        device = held.session.device.name
+        self._vanished.setdefault(device, []).append(held)
         times: dict[str, int] = {}
         if held.batch.kept and suspects:
             programs = {trial.artifact.sha256 for trial in suspects.values()}
             try:
                 times = await self.lease_log.lost(held, programs)
             except LogUnavailable as error:
-                log.warning("who took down %s is not noted: %s", held.session.device.name, error)
+                log.warning("who took down %s is not noted: %s", device, error)
+        poison = False
         for trial in suspects.values():
             if trial.result.done():  # nobody waits for it any more
                 continue
+            trial.lost_with.append((device, held.lease.lease_id))
             count = times.get(trial.artifact.sha256, 0)
+            poison = poison or count >= LOSSES_OF_POISON
+            if count >= LOSSES_OF_POISON:
+                for name, lease_id in trial.lost_with:
+                    self.medic.absolve(name, [lease_id])
             if count >= LOSSES_OF_POISON or trial.attempts >= MAX_ATTEMPTS:
                 await self._give_up(held, trial, f"{count} devices vanished with it; now: {why}")
             elif trial.alone:
@@ -258,6 +276,8 @@ class Fleet:
             else:
                 self._lease_alone(held.batch, trial)
         await self._give_back(held, why, besides=suspects)
+        if not poison:
+            await self.medic.failed(held.session, held.lease.lease_id, why)
 
     def _lease_alone(self, batch: Batch, trial: PendingTrial) -> None:
         """Let a trial wait by itself."""
@@ -277,21 +297,15 @@ class Fleet:
         result.set_exception(JobFailed(f"the whole model could not be measured: {why}"))
 
     async def _give_up(self, held: Outstanding, trial: PendingTrial, why: str) -> None:
-        measurement = Measurement(
-            trial.candidate.workload_key,
-            trial.candidate.key,
-            MeasurementStatus.DEVICE_LOST,
-            lease_id=held.lease.lease_id,
-            artifact_sha256=trial.artifact.sha256,
-            error=f"leased {trial.attempts} times: {why}",
-        )
-        await self._record(held, [(trial, measurement)])
+        why = f"leased {trial.attempts} times: {why}"
+        await self._record(held, [(trial, _lost(held, trial, why))])
 
     # ------------------------------------------------------------- what agents say
 
     async def joined(self, session: Session) -> None:
         """A device is there."""
         await asyncio.to_thread(self._log.upsert_device, session.device)
+        self.medic.joined(session.device.name)
         await self._absolve(session)
         self.dispatch()
 
@@ -301,7 +315,9 @@ class Fleet:
         before = self._vanished.get(session.device.name, [])
         same = [held for held in before if held.session.instance == session.instance]
         if same and session.instance:
-            await self.lease_log.absolve([held.lease.lease_id for held in same])
+            lease_ids = [held.lease.lease_id for held in same]
+            await self.lease_log.absolve(lease_ids)
+            self.medic.absolve(session.device.name, lease_ids)
             for held in same:
                 for trial in held.trials.values():
                     trial.attempts -= not trial.result.done()
@@ -309,8 +325,11 @@ class Fleet:
 
     async def left(self, session: Session, why: str, blameless: bool = False) -> None:
         """A device is gone: what it held goes to others. ``blameless``: none of that was why."""
+        blameless = blameless or session.said_goodbye
         self.registry.leave(session, why)
-        await self._take_back(session, why, blameless or session.said_goodbye)
+        if not blameless:
+            self.medic.vanished(session.device)
+        await self._take_back(session, why, blameless)
         self.dispatch()
 
     async def control(self, name: str, action: DeviceAction, reason: str, who: str) -> None:
@@ -346,6 +365,7 @@ class Fleet:
         )
         if action is DeviceAction.FORGET:
             self.registry.forget(name)
+            self.medic.forget(name)
         elif action is DeviceAction.QUARANTINE and session is not None:
             await self._take_back(session, f"{name} was quarantined", blameless=True)
         self.dispatch()
@@ -416,7 +436,8 @@ class Fleet:
         if held.batch.kept:
             await asyncio.to_thread(self._log.record_many, rows)
         for trial, result in results:
-            if result.status is MeasurementStatus.SUSPECT and self._goes_on(held, trial):
+            again = result.status is MeasurementStatus.SUSPECT and not held.batch.health_check
+            if again and self._goes_on(held, trial):
                 held.suspect.add(trial.candidate.key)  # leased again when this lease ends
             elif not trial.result.done():
                 trial.result.set_result(result)
@@ -450,7 +471,25 @@ class Fleet:
                 "lease %s refused by %s: %s", message.lease_id, session.device.name, message
             )
         await self._give_back(held, message.error or "the lease ended without its results")
+        if message.error and message.canary_ratio is None and not held.batch.health_check:
+            await self.medic.failed(session, message.lease_id, message.error)
         self.dispatch()
+
+    async def _check_health(self, session: Session) -> str:
+        """Have a device measure what is known to be right; what is wrong with it, or nothing."""
+        work = self._last_work.get(session.device.kind)
+        if work is None:  # nothing was measured since this coordinator was started
+            return ""
+        result: asyncio.Future[Measurement] = asyncio.get_running_loop().create_future()
+        untuned = Candidate(work.workload_key, UNTUNED_TRACE)
+        trial = PendingTrial(untuned, work.reference, None, result)
+        batch = Batch("health check", session.device.kind, work, [trial], kept=False)
+        batch.health_check = True
+        self._lease(batch, session, 1)
+        measurement = await result
+        if measurement.status is MeasurementStatus.OK:
+            return ""
+        return f"health check: {measurement.status.name}: {measurement.error}"
 
     def _judge(self, held: Outstanding, message: LeaseFinished) -> None:
         """Take in what the lease's canary said of the device."""
@@ -489,5 +528,20 @@ class Fleet:
             if now > held.deadline:
                 held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
                 self.leases.end(held.lease.lease_id)
-                await self._give_back(held, f"no result after {held.lease.expires_s:.0f} s")
+                why = f"no result after {held.lease.expires_s:.0f} s"
+                await self._give_back(held, why)
+                if not held.batch.health_check:
+                    await self.medic.failed(held.session, held.lease.lease_id, why)
+        self.medic.look()
         self.dispatch()
+
+
+def _lost(held: Outstanding, trial: PendingTrial, why: str) -> Measurement:
+    return Measurement(
+        trial.candidate.workload_key,
+        trial.candidate.key,
+        MeasurementStatus.DEVICE_LOST,
+        lease_id=held.lease.lease_id,
+        artifact_sha256=trial.artifact.sha256,
+        error=why,
+    )

@@ -30,7 +30,8 @@ REMEMBERED_LEASES = 64
 class PendingTrial:
     """A trial on its way: its candidate, and the future that its measurement resolves.
 
-    One that is ``alone`` was on a device that vanished, and waits in a batch of its own.
+    One that is ``alone`` was on a device that vanished, and waits in a batch of its own;
+    ``lost_with`` are those devices and leases.
     """
 
     candidate: Candidate
@@ -39,6 +40,7 @@ class PendingTrial:
     result: asyncio.Future[Measurement]
     attempts: int = 0
     alone: bool = False
+    lost_with: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Batch:
     model's transfer belongs to packaging. Measurements that are not ``kept`` are no experiments on
     an operator: the log does not get them. ``built_with`` are the versions of the tools that built
     the artifacts, as a part of a measurement's circumstances. ``parts`` are batches that were taken
-    out of this one, by their ids, and end with it.
+    out of this one, by their ids, and end with it. A ``health_check`` is never repeated.
     """
 
     job_id: str
@@ -63,6 +65,7 @@ class Batch:
     kept: bool = True
     built_with: Mapping[str, str] = field(default_factory=dict)
     parts: list[int] = field(default_factory=list)
+    health_check: bool = False
 
     @property
     def left(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordinator.fleet.health import Health
 from coordinator.fleet.set_aside import Standing, after_lease
 from coordinator.tuning_log.devices import Hold
 from protos.errors import Conflict, Forbidden
@@ -62,6 +63,7 @@ class Registry:
         self._clock = clock
         self._standings: dict[str, Standing] = {}
         self._holds: dict[str, Hold] = {}
+        self._healths: dict[str, Health] = {}
         self.sessions: dict[str, Session] = {}
         self._seen: dict[str, Device] = {}
         self._errors: dict[str, str] = {}
@@ -118,16 +120,26 @@ class Registry:
     def _standing(self, device: str) -> Standing:
         return self._standings.get(device, Standing())
 
+    def health(self, device: str) -> Health:
+        """What its failures say of a device; ``Medic`` keeps them."""
+        return self._healths.get(device, Health())
+
+    def set_health(self, device: str, health: Health) -> None:
+        """See ``health``."""
+        self._healths[device] = health
+
     def set_aside(self, device: str) -> str:
         """Why this device gets no work now; empty if it does."""
-        return self._standing(device).reason(self._clock())
+        now = self._clock()
+        return self.health(device).reason(now) or self._standing(device).reason(now)
 
     def decide(self, device: str, held: Hold | None) -> None:
         """What people decided of a device: it is held, or works again (None), whatever its canaries
-        said."""
+        and failures said."""
         if held is None:
             self._holds.pop(device, None)
             self._standings.pop(device, None)
+            self._healths.pop(device, None)
         else:
             self._holds[device] = held
 
@@ -144,13 +156,17 @@ class Registry:
         held = self._holds.get(device)
         return held is not None and held.state is DeviceState.QUARANTINED
 
+    def is_held(self, device: str) -> bool:
+        """Whether people have this device in hand."""
+        return device in self._holds
+
     def session_of(self, device: str) -> Session | None:
         """The session of a device that is here."""
         return next((s for s in self.sessions.values() if s.device.name == device), None)
 
     def forget(self, device: str) -> None:
         """List a device that is gone no more."""
-        for known in (self._seen, self._errors, self._standings, self._holds):
+        for known in (*(self._seen, self._errors, self._standings, self._holds, self._healths),):
             known.pop(device, None)
 
     def none_left(self, kind: str) -> str:

@@ -21,6 +21,7 @@ MAY_CALL: Mapping[str, frozenset[Role]] = {
     _FARM + "WatchJob": _USERS,
     _FARM + "ListJobs": _USERS,
     _FARM + "ListDevices": _USERS,
+    _FARM + "ListDeviceEvents": _USERS,
     _FARM + "FetchMeasurements": _USERS,
     _FARM + "PredictModel": _USERS,
     _FARM + "SubmitJob": _SUBMITTERS,

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
+
+from protos.records import DeviceEvent
 
 from .schema import device_events, now
 from .values import MAX_ERROR_BYTES, clean
-
-
-@dataclass(frozen=True)
-class DeviceEvent:
-    """One step; ``happened_at`` is in seconds since 1970 by the database's clock."""
-
-    device: str
-    step: str
-    text: str
-    happened_at: float
 
 
 def add(connection: sa.Connection, device: str, step: str, text: str) -> None:
