@@ -26,6 +26,7 @@ from protos.records import (
     Candidate,
     Device,
     EvaluatorConfig,
+    JobSpec,
     KernelWork,
     Measurement,
     MeasurementStatus,
@@ -46,6 +47,12 @@ EVALUATOR = EvaluatorConfig(
 """How a candidate is timed. Two samples, and two more when all others of the lease had theirs,
 tell who is no contender: not even the fastest of them is close to the best. A contender gets at
 least six, the fewest whose median has a 95 % interval."""
+
+
+def evaluator_of(spec: JobSpec) -> EvaluatorConfig:
+    """How the candidates of a job are timed."""
+    drift = EVALUATOR.canary_drift if spec.canary_drift is None else spec.canary_drift
+    return replace(EVALUATOR, cold_cache=spec.cold_cache, canary_drift=drift)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.budget import Budget, Ended, operators_us
-from coordinator.experiments import EVALUATOR, Lab
+from coordinator.experiments import Lab, evaluator_of
 from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -207,7 +207,7 @@ class JobRunner:
             self._fleet,
             self._builders,
             self._clock,
-            replace(EVALUATOR, cold_cache=spec.cold_cache),
+            evaluator_of(spec),
             await self._builders.run(tool_versions),
         )
         learning = Learning(lab, search, trainer)

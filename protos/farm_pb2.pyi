@@ -530,7 +530,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by", "priority")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by", "priority", "canary_drift")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -552,6 +552,7 @@ class JobSpec(_message.Message):
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_DRIFT_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -566,7 +567,8 @@ class JobSpec(_message.Message):
     project: str
     submitted_by: str
     priority: Priority
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+    canary_drift: float
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., canary_drift: _Optional[float] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")

@@ -521,7 +521,8 @@ class JobSpec:
     ``target_latency_ms`` is of the whole model: tuning ends when it is reached. ``flat_share`` is
     the share of the operators' time that tuning must win per minute, or it ends. With
     ``direct_convolutions`` no other algorithm is tried for them. ``project`` is the user's word for
-    what the job belongs to.
+    what the job belongs to. A canary that is off by more than ``canary_drift`` makes measurements
+    suspect (None: by more than is usual).
     """
 
     model_name: str
@@ -538,6 +539,7 @@ class JobSpec:
     project: str = DEFAULT_PROJECT
     submitted_by: str = UNKNOWN_USER
     priority: Priority = Priority.NORMAL
+    canary_drift: float | None = None
 
     @property
     def identity(self) -> str:

@@ -212,7 +212,9 @@ class Farm:
 
     def submit(self, user: str, priority: Priority = Priority.NORMAL) -> Job:
         model = small_model()
-        spec = JobSpec("small", sha256_hex(model), TARGET, 100_000, submitted_by=user)
+        spec = JobSpec(
+            "small", sha256_hex(model), TARGET, 100_000, submitted_by=user, canary_drift=0.99
+        )
         return self.client.submit(_with(spec, priority), model)
 
     def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:

@@ -141,6 +141,7 @@ SPEC = records.JobSpec(
     target_latency_ms=20.0,
     flat_share=0.01,
     direct_convolutions=True,
+    canary_drift=0.5,
     project="vision",
     submitted_by="ada",
 )

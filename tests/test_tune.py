@@ -28,6 +28,10 @@ PATIENCE_S = 240.0
 TUNEFARM = (sys.executable, "-m", "coordinator.cli.main")
 
 
+ROUGH = ("--canary-drift", "99")
+"""What the tests are about does not wait until the machine is left alone; others are about that."""
+
+
 def small_model(path: Path) -> Path:
     """Two convolutions and a dense layer with seeded weights: four or five fused operators."""
     generator = np.random.default_rng(0)
@@ -139,7 +143,7 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     import onnxruntime
 
     log = tmp_path / "log.db"
-    command = ("tune", str(model), "--trials", "24", "--log", str(log), "--json")
+    command = ("tune", str(model), "--trials", "24", *ROUGH, "--log", str(log), "--json")
     labels = ("--label", "price-per-hour=0.5", "--label", "watts=7.5")
     first = run(*command, *labels, "--html", "page.html", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -216,10 +220,8 @@ def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     assert packaged["inferences_per_price"] is None
     assert packaged["energy_mj"] == pytest.approx(15 * chosen)
     assert trials(log) == measured
-    # Where the device was disturbed, what could not be timed then is timed now; else nothing is.
-    disturbed = rows(log, "SELECT DISTINCT status FROM measurements WHERE status = 'SUSPECT'")
-    assert finals(log)[: len(again_in_finals)] == again_in_finals
-    assert disturbed or len(finals(log)) == len(again_in_finals)
+    assert rows(log, "SELECT count(*) FROM measurements WHERE status = 'SUSPECT'") == [(0,)]
+    assert finals(log) == again_in_finals
     assert again["trials"] == result["trials"]
     assert again["tasks"] == result["tasks"]
     assert again["latency_ms"].pop("tuned_interval") == [low_ms, high_ms]
@@ -231,7 +233,7 @@ def test_a_time_limit_is_kept_with_the_finals_in_it_and_cold_caches_are_said(
     model: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log.db"
-    options = ("--cache", "cold", "--time-limit", "30s", "--trials", "100000")
+    options = ("--cache", "cold", "--time-limit", "30s", "--trials", "100000", *ROUGH)
     done = run("tune", str(model), *options, "--log", str(log), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -249,7 +251,7 @@ def test_ctrl_c_keeps_every_measurement_and_the_same_command_continues(
     model: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log.db"
-    command = [*TUNEFARM, "tune", str(model), "--trials", "40", "--log", str(log)]
+    command = [*TUNEFARM, "tune", str(model), "--trials", "40", *ROUGH, "--log", str(log)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
@@ -331,7 +333,7 @@ def submit_and_kill(model: Path, log: Path, port: int, cwd: Path) -> tuple[str, 
     with serve(log, port) as coordinator:
         wait_for_devices(address, 2)
         submitted = run(
-            *("submit", str(model), "--trials", "48", "--coordinator", address), cwd=cwd
+            *("submit", str(model), "--trials", "48", *ROUGH, "--coordinator", address), cwd=cwd
         )
         assert submitted.returncode == 0, submitted.stderr
         wait_until(lambda: has_trials(log), coordinator)

@@ -25,14 +25,14 @@ from protos.records import (
 )
 from tests import models
 from tests.test_frontend_winograd import convolution_model
-from tests.test_tune import run, trials, use_package
+from tests.test_tune import ROUGH, run, trials, use_package
 
 
 def test_the_rest_of_a_model_with_an_lstm_is_tuned(tmp_path: Path) -> None:
     model = tmp_path / "recogniser.onnx"
     model.write_bytes(models.recogniser())
     log = tmp_path / "log.db"
-    options = ("--log", str(log), "--json")
+    options = (*ROUGH, "--log", str(log), "--json")
     early = run("tune", str(model), "--target-latency", "10s", *options, cwd=tmp_path)
     assert early.returncode == 0, early.stderr
     result = json.loads(early.stdout)
@@ -102,7 +102,7 @@ def plant(log: TuningLog, job_id: str, task: Task, trace: str, latency_s: float)
 def test_a_broken_kernel_in_the_log_is_found_and_named(tmp_path: Path) -> None:
     model = tmp_path / "steps.onnx"
     model.write_bytes(models.several_steps(3))
-    command = ("tune", str(model), "--trials", "8", "--log", str(tmp_path / "log.db"))
+    command = ("tune", str(model), "--trials", "8", *ROUGH, "--log", str(tmp_path / "log.db"))
     first = run(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     with_package = set((tmp_path / "packages").iterdir())
@@ -132,7 +132,16 @@ def test_an_algorithm_that_was_faster_is_left_out_if_it_is_wrong(tmp_path: Path)
     data = convolution_model((1, 16, 16, 16, 16))
     model = tmp_path / "conv.onnx"
     model.write_bytes(data)
-    command = ("tune", str(model), "--trials", "8", "--log", str(tmp_path / "log.db"), "--json")
+    command = (
+        "tune",
+        str(model),
+        "--trials",
+        "8",
+        *ROUGH,
+        "--log",
+        str(tmp_path / "log.db"),
+        "--json",
+    )
     first = run(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     log = TuningLog.open(str(tmp_path / "log.db"))

@@ -252,6 +252,7 @@ def job_spec(options: argparse.Namespace, model: bytes, target_json: str) -> Job
         cold_cache=options.cache == "cold",
         target_latency_ms=options.target_latency,
         flat_share=options.until_flat,
+        canary_drift=options.canary_drift,
         direct_convolutions=options.convolutions == "direct",
         project=options.project,
         submitted_by=user_name(),
@@ -313,6 +314,14 @@ def add_job(parser: argparse.ArgumentParser) -> None:
         default="warm",
         help="caches when times are taken: as the run before left them (warm), or emptied before "
         "every run (cold). The log keeps the two apart (default: warm)",
+    )
+    parser.add_argument(
+        "--canary-drift",
+        type=percentage,
+        metavar="PERCENT",
+        help="what is timed while a kernel of known time is off by more than this is timed again. "
+        "More is for machines that others disturb all the time; the results are as rough "
+        "(default: 15)",
     )
     parser.add_argument(
         "--convolutions",

@@ -56,6 +56,7 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "flat_share": spec.flat_share,
         "direct_convolutions": spec.direct_convolutions,
         "priority": spec.priority.name,
+        "canary_drift": spec.canary_drift,
         "seed": spec.seed,
     }
     while True:
@@ -251,6 +252,7 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         project=row.project,
         submitted_by=row.submitted_by,
         priority=Priority[row.priority],
+        canary_drift=row.canary_drift,
     )
 
 

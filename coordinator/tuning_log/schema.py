@@ -116,6 +116,7 @@ jobs = sa.Table(
     sa.Column("flat_share", sa.Double),
     sa.Column("direct_convolutions", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("priority", sa.Text, nullable=False, server_default="NORMAL"),
+    sa.Column("canary_drift", sa.Double),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),

@@ -1,4 +1,4 @@
-"""Leases, whose results find their job after a restart; lost devices; what was done to devices."""
+"""Leases, whose results find their job after a restart; lost devices and what was done; noise."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,8 @@ _Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("jobs") as table:
+        table.add_column(sa.Column("canary_drift", sa.Double))
     op.create_table(
         "leases",
         sa.Column("lease_id", sa.Text, nullable=False),
