@@ -131,10 +131,17 @@ class Parts:
 class FarmCollector(Collector):
     """Reads a coordinator's parts on their event loop."""
 
-    def __init__(self, parts: Parts, kinds: Kinds, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        kinds: Kinds,
+        loop: asyncio.AbstractEventLoop,
+        patience_s: float = COLLECT_S,
+    ) -> None:
         self._parts = parts
         self._kinds = kinds
         self._loop = loop
+        self._patience_s = patience_s
         self._started_at = time.time()
         self._version = importlib.metadata.version("tunefarm")
 
@@ -148,7 +155,7 @@ class FarmCollector(Collector):
 
         answer = asyncio.run_coroutine_threadsafe(read(), self._loop)
         try:
-            return answer.result(COLLECT_S)
+            return answer.result(self._patience_s)
         except TimeoutError:
             answer.cancel()
             raise
