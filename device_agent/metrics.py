@@ -59,7 +59,7 @@ class AgentCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """For any thread."""
         yield from self._farm()
-        yield from _device(read_telemetry(self._agent.device.cpus))
+        yield from device_metrics(read_telemetry(self._agent.device.cpus))
         if self._credentials is not None:
             from protos.certificates import load_credentials
 
@@ -111,7 +111,8 @@ class AgentCollector(Collector):
             )
 
 
-def _device(telemetry: Telemetry) -> Iterator[Metric]:
+def device_metrics(telemetry: Telemetry) -> Iterator[Metric]:
+    """What a device says of itself, as far as it has such signals."""
     throttled = throttling(telemetry.throttled)
     gauges: list[tuple[str, str, float | None]] = [
         (

@@ -9,6 +9,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics import parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos.certificates import load_credentials
@@ -30,16 +31,27 @@ def stranger(authority: bytes) -> ssl.SSLContext:
 
 
 def get(
-    port: int, tls: ssl.SSLContext | None = None, name: str = "", path: str = "/metrics"
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    name: str = "",
+    path: str = "/metrics",
+    accept: str = "text/plain",
 ) -> tuple[int, str]:
     """Status and body; over TLS from who has this name."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain:
         connection = tls.wrap_socket(plain, server_hostname=name) if tls else plain
         with connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
             with HTTPResponse(connection) as answer:
                 answer.begin()
                 return answer.status, answer.read().decode()
+
+
+def open_metrics(port: int) -> dict[str, Metric]:
+    """As Prometheus asks first, in the stricter format."""
+    status, text = get(port, accept="application/openmetrics-text; version=1.0.0")
+    assert status == 200, text
+    return {family.name: family for family in parser.text_string_to_metric_families(text)}
 
 
 def families(text: str) -> dict[str, Metric]:

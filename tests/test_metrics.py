@@ -37,7 +37,7 @@ from protos.records import Artifact, Candidate, DeviceState, EvaluatorConfig, Ke
 from protos.rpc import COORDINATOR_NAME, Address, parse_address
 from tests.farm import PATIENCE_S, RealFleet, real_fleet
 from tests.kernels import VECTORS, kernel
-from tests.scrape import exposed, families, get, stranger, value
+from tests.scrape import exposed, families, get, open_metrics, stranger, value
 
 TARGET = '{"kind":"llvm","num-cores":1}'
 WORKLOAD = "workload-of-the-test"
@@ -145,7 +145,8 @@ def test_both_sides_say_what_has_happened(tmp_path: Path) -> None:
                 assert value(said, "tunefarm_agent_sessions_total") == 1
                 assert (value(said, "tunefarm_agent_lease_busy_seconds_total") or 0) >= 5 * 1e-3
                 assert value(said, "tunefarm_agent_load1") is not None
-                assert "tunefarm_agent_info" in families(said)
+                for side, one in ((port, "tunefarm_devices"), (agents_port, "tunefarm_agent_info")):
+                    assert one in await asyncio.to_thread(open_metrics, side)
 
                 session = fleet.fleet.registry.session_of("board")
                 assert session is not None
