@@ -13,6 +13,7 @@ import os
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Strangers that show no certificate come through here, too."""
-        log.info("a connection for metrics from %s failed", client_address[0], exc_info=True)
+        log.info("a connection for metrics from %s: %s", client_address[0], sys.exc_info()[1])
 
 
 def _cut(connection: socket.socket) -> None:
