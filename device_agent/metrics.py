@@ -9,23 +9,44 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from device_agent.agent import Agent
+from device_agent.lease_worker import LeaseWorker
+from device_agent.tally import Tally
 from device_agent.telemetry import read_telemetry
 from protos.errors import BadRequest, Forbidden
 from protos.identity import Identity
 from protos.metrics_port import MetricsPort, MutualTls
-from protos.records import MeasurementStatus, Telemetry
+from protos.records import Device, MeasurementStatus, Telemetry
 from protos.rpc import Address, parse_address
 
 log = logging.getLogger(__name__)
 
 THROTTLED_NOW = 0xF
 """Of a Raspberry Pi's flags, those of this moment."""
+
+
+class Watched(Protocol):
+    """What is asked of an agent."""
+
+    tally: Tally
+    worker: LeaseWorker
+
+    @property
+    def device(self) -> Device:
+        """What it says of itself."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator has this device registered now."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many results are kept to be sent again."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,7 @@ def throttling(said: str | None) -> Throttling:
 class AgentCollector(Collector):
     """Reads an agent when somebody asks; what a device has no signal for is left out."""
 
-    def __init__(self, agent: Agent, credentials: Path | None) -> None:
+    def __init__(self, agent: Watched, credentials: Path | None) -> None:
         self._agent = agent
         self._credentials = credentials
         self._version = importlib.metadata.version("tunefarm")
@@ -144,7 +165,7 @@ def device_metrics(telemetry: Telemetry) -> Iterator[Metric]:
 
 
 @contextlib.contextmanager
-def serving(agent: Agent, address: str, credentials: Path | None) -> Iterator[int]:
+def serving(agent: Watched, address: str, credentials: Path | None) -> Iterator[int]:
     """Answer Prometheus at ``address`` meanwhile; yields the port. Off loopback the credentials of
     this file are shown, and users of the farm are let in. Raises BadRequest if there are none that
     are good for that, and Unavailable."""

@@ -28,10 +28,18 @@ from coordinator.security.ports import OwnCertificate
 from coordinator.security.refusals import Refusals
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
-from device_agent.metrics import Throttling, throttling
-from protos.certificates import Credentials, load_credentials
+from device_agent.agent import Agent
+from device_agent.devices.replay import describe_replay
+from device_agent.metrics import Throttling, serving, throttling
+from protos.certificates import (
+    Credentials,
+    key_pem,
+    new_key,
+    requested_key,
+    signing_request,
+)
 from protos.errors import BadRequest, Forbidden, LogUnavailable, Unavailable
-from protos.identity import Identity
+from protos.identity import Identity, Role
 from protos.metrics_port import MAX_CONNECTIONS, MetricsPort, MutualTls
 from protos.records import Artifact, Candidate, DeviceState, EvaluatorConfig, KernelWork
 from protos.rpc import COORDINATOR_NAME, Address, parse_address
@@ -369,19 +377,20 @@ def test_outside_loopback_nothing_is_shown_in_plain_text(
         options.run(options)
 
 
-def test_a_certificate_of_before_is_not_good_for_a_port(
+def test_a_certificate_without_that_purpose_is_not_shown(
     authority: Authority, tmp_path: Path
 ) -> None:
-    """A user's has the purposes that an agent's had."""
-    from protos.certificates import key_pem, new_key, requested_key, signing_request
-    from protos.identity import Role
-
+    """A user's is as an agent's was before agents had metrics."""
     key = new_key()
-    for role, good in ((Role.AGENT, True), (Role.VIEWER, False)):
-        issued = authority.issue(Identity("a", role), requested_key(signing_request(key)))
-        path = tmp_path / f"{role.value}.pem"
-        Credentials(key_pem(key), issued.certificate, authority.certificate).save(path)
-        assert load_credentials(path).for_servers is good
+    issued = authority.issue(Identity("a", Role.VIEWER), requested_key(signing_request(key)))
+    path = tmp_path / "agent.pem"
+    Credentials(key_pem(key), issued.certificate, authority.certificate).save(path)
+    agent = Agent("127.0.0.1:1", describe_replay("board", TARGET, 0.001))
+    with (
+        pytest.raises(BadRequest, match="too old for a port of metrics; enrol again"),
+        serving(agent, "0.0.0.0:0", path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
