@@ -88,6 +88,7 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(
         self, address: Address, registry: CollectorRegistry, tls: MutualTls | None
