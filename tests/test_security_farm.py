@@ -422,10 +422,12 @@ def test_on_loopback_there_is_nothing_to_renew(farm: SecureFarm) -> None:
 # ------------------------------------------------------------------------------------- metrics
 
 
-def _unheard(port: int, tls: ssl.SSLContext, name: str, why: str) -> None:
-    """Fails unless nothing is answered because of this."""
-    with pytest.raises(ssl.SSLError, match=why):
+def _unheard(port: int, tls: ssl.SSLContext, name: str) -> None:
+    """Fails unless the port ends the connection of who shows this; as it may do that before its
+    reason was read, there is none to be compared."""
+    with pytest.raises((ssl.SSLError, ConnectionError)) as caught:
         scrape.get(port, tls, name)
+    assert not isinstance(caught.value, ssl.SSLCertVerificationError), "we ended it"
 
 
 def _is_refused(port: int, credentials: Path, name: str) -> str:
@@ -459,12 +461,12 @@ def test_the_coordinators_metrics_are_for_users_of_the_farm(
     _, text = scrape.get(port, scrape.client(path), name)
     assert scrape.value(text, "tunefarm_refusals_total", refused) == before + 1
 
-    _unheard(port, scrape.stranger(authority), name, "CERTIFICATE_REQUIRED")
+    _unheard(port, scrape.stranger(authority), name)
     other = Authority.create(tmp_path / "ca.pem", "other")
     key = new_key()
     forged = other.issue(Identity("ada", Role.ADMIN), requested_key(signing_request(key)))
     Credentials(key_pem(key), forged.certificate, authority).save(tmp_path / "forged.pem")
-    _unheard(port, scrape.client(tmp_path / "forged.pem"), name, "UNKNOWN_CA")
+    _unheard(port, scrape.client(tmp_path / "forged.pem"), name)
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         scrape.get(port)  # in plain text
 
@@ -493,7 +495,7 @@ def test_a_devices_metrics_are_for_users_of_the_farm(farm: SecureFarm, tmp_path:
         assert expiry == load_credentials(device).expires.timestamp()
         assert "pi-6 is an agent" in _is_refused(port, device, rpc.AGENT_NAME)
         authority = load_credentials(user).authority
-        _unheard(port, scrape.stranger(authority), rpc.AGENT_NAME, "CERTIFICATE_REQUIRED")
+        _unheard(port, scrape.stranger(authority), rpc.AGENT_NAME)
         with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
             scrape.get(port, scrape.client(user), rpc.COORDINATOR_NAME)  # it is none
     finally:
