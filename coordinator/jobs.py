@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -239,6 +240,10 @@ class Jobs:
         self._jobs[job.job_id] = job
 
     # ------------------------------------------------------------- what is asked and told
+
+    def states(self) -> Counter[JobState]:
+        """How many of the jobs that this coordinator has had are in which state."""
+        return Counter(job.state for job in self._jobs.values())
 
     async def job(self, job_id: str) -> Job:
         """The job as it is now; raises NotFound."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from coordinator import metrics
 from coordinator.farm_service import FarmService
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
@@ -20,9 +21,11 @@ from coordinator.jobs import Jobs
 from coordinator.security import ports
 from coordinator.security.authority import Authority
 from coordinator.security.guard import Guard
+from coordinator.security.refusals import Refusals
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2, farm_pb2_grpc
-from protos.errors import Unavailable
+from protos.errors import BadRequest, Unavailable
+from protos.metrics_port import MetricsPort, MutualTls
 from protos.rpc import SERVER_OPTIONS, check_plain, parse_address
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class CoordinatorConfig:
 
     ``address`` is on loopback, in plain text. ``secure`` has the ports for other machines;
     ``power_cycle`` is the command that switches a device off and on.
+    ``metrics`` is where Prometheus is answered; only with ``secure`` may that be off loopback.
     """
 
     log_url: str
@@ -52,6 +56,21 @@ class CoordinatorConfig:
     num_builders: int = 1
     secure: SecurePorts | None = None
     power_cycle: tuple[str, ...] = ()
+    metrics: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises BadRequest for addresses that can't be listened on."""
+        check_plain(self.address)
+        if self.secure is not None:
+            parse_address(self.secure.address)
+            parse_address(self.secure.enrol_address)
+        if self.metrics is not None:
+            metrics = parse_address(self.metrics)
+            if not metrics.loopback and self.secure is None:
+                raise BadRequest(
+                    f"{metrics.host} is not a loopback address; between machines metrics are shown "
+                    "with mutual TLS only. Give --listen-tls, too (docs/security.md)"
+                )
 
 
 class Coordinator:
@@ -59,17 +78,18 @@ class Coordinator:
 
     def __init__(self, config: CoordinatorConfig) -> None:
         """Raises StaleSchema or LogUnavailable if the tuning log can't be used."""
-        check_plain(config.address)
         self._config = config
-        self._authority: Authority | None = None
+        self._own: ports.OwnCertificate | None = None
         if config.secure is not None:
-            parse_address(config.secure.address)
-            parse_address(config.secure.enrol_address)
-            self._authority = Authority.load(config.secure.authority)
-        self.log = TuningLog.open(config.log_url)
+            self._own = ports.OwnCertificate(Authority.load(config.secure.authority))
+        self._registry, self._kinds = metrics.new_registry(), metrics.Kinds()
+        self.log = TuningLog.open(config.log_url, metrics.LogMetrics(self._registry, self._kinds))
         self.fleet = Fleet(self.log, config.power_cycle)
+        self._gateway = Gateway(self.fleet)
+        self._refusals = Refusals()
         self.guard = Guard(self.log)
-        self.port = self.secure_port = self.enrol_port = 0
+        self.port = self.secure_port = self.enrol_port = self.metrics_port = 0
+        self._metrics: MetricsPort | None = None
         self.builders = Builders(config.num_builders)
         self.jobs = Jobs(self.log, self.fleet, self.builders, config.embedded)
         self._servers: list[grpc.aio.Server] = []
@@ -82,9 +102,10 @@ class Coordinator:
             await self.guard.refresh()
             await self.fleet.load_holds()
             await self._open_ports()
+            self._open_metrics()
             await self.jobs.take_up()
             services = [self.fleet.reap(), self.jobs.run(), self.jobs.heartbeats()]
-            if self._authority is not None:
+            if self._own is not None:
                 services.append(self.guard.watch(self.fleet.expel))
             self._services += [asyncio.create_task(service) for service in services]
         except BaseException:
@@ -97,24 +118,26 @@ class Coordinator:
         await self._stop()
 
     async def _open_ports(self) -> None:
-        server = grpc.aio.server(interceptors=[self.guard], options=list(SERVER_OPTIONS))
+        server = grpc.aio.server(
+            interceptors=[self._refusals, self.guard], options=list(SERVER_OPTIONS)
+        )
         add_gateway: Any = farm_pb2_grpc.add_AgentGatewayServicer_to_server
         add_farm: Any = farm_pb2_grpc.add_FarmServicer_to_server
-        add_gateway(Gateway(self.fleet), server)
+        add_gateway(self._gateway, server)
         add_farm(FarmService(self.jobs, self.fleet, self.log), server)
         await _add_health_and_reflection(server)
         self.port = _listen(self._config.address, server.add_insecure_port)
-        if self._config.secure is not None and self._authority is not None:
+        if self._config.secure is not None and self._own is not None:
             self.secure_port = _listen(
                 self._config.secure.address,
-                functools.partial(
-                    ports.add_secure_port, server, self._authority, self.log, self.guard
-                ),
+                functools.partial(ports.add_secure_port, server, self._own, self.log, self.guard),
             )
-            enrolment = grpc.aio.server(options=list(ports.ENROLMENT_OPTIONS))
+            enrolment = grpc.aio.server(
+                interceptors=[self._refusals], options=list(ports.ENROLMENT_OPTIONS)
+            )
             self.enrol_port = _listen(
                 self._config.secure.enrol_address,
-                functools.partial(ports.add_enrolment_port, enrolment, self._authority, self.log),
+                functools.partial(ports.add_enrolment_port, enrolment, self._own, self.log),
             )
             await enrolment.start()
             self._servers.append(enrolment)
@@ -122,7 +145,25 @@ class Coordinator:
         self._servers.append(server)
         log.info("listening on 127.0.0.1:%d", self.port)
 
+    def _open_metrics(self) -> None:
+        if self._config.metrics is None:
+            return
+        parts = metrics.Parts(
+            *(self.fleet, self._gateway, self.jobs, self.builders, self._refusals, self._own)
+        )
+        self._registry.register(
+            metrics.FarmCollector(parts, self._kinds, asyncio.get_running_loop())
+        )
+        address = parse_address(self._config.metrics)
+        tls = None
+        if self._own is not None and not address.loopback:
+            tls = MutualTls(self._own.current, metrics.may_read(self.guard))
+        self._metrics = MetricsPort(address, self._registry, tls)
+        self.metrics_port = self._metrics.port
+
     async def _stop(self) -> None:
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         await self.jobs.stop()
         for service in self._services:
             service.cancel()

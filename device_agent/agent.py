@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -23,6 +24,7 @@ from device_agent.devices.cpu import describe_cpu
 from device_agent.devices.replay import ReplayRunner, describe_replay
 from device_agent.lease_worker import LeaseWorker
 from device_agent.outbox import Outbox
+from device_agent.tally import Tally
 from device_agent.telemetry import read_telemetry
 from protos import convert, errors, farm_pb2, rpc
 from protos.enrolment import renew_if_due
@@ -119,11 +121,28 @@ class Agent:
         self._address = address
         self._credentials = credentials
         self._device = device
+        self.tally = Tally()
         self._outbox = outbox if outbox is not None else Outbox()
         self._lock = threading.Lock()  # orders what is sent anew against what is new
         self._session: _Session | None = None
         artifacts = ArtifactCache(self._fetch)
         self.worker = LeaseWorker(device, artifacts, self._report, kernels)
+
+    @property
+    def device(self) -> Device:
+        """What it says of itself."""
+        return self._device
+
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator has this device registered now."""
+        with self._lock:
+            return self._session is not None
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many results are kept to be sent again."""
+        return len(self._outbox)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the coordinator until ``stop`` is set, then kill what runs and return.
@@ -221,6 +240,7 @@ class Agent:
 
     def _begin(self, session: _Session, registered: Registered) -> None:
         log.info("device %s: session %s", self._device.name, registered.session_id)
+        self.tally.session()
         with self._lock:
             session.registered = True
             for result in self._outbox.pending():
@@ -234,6 +254,7 @@ class Agent:
         ).start()
 
     def _report(self, record: Measurement | ModelMeasurement | LeaseFinished) -> None:
+        self.tally.reported(record)
         with self._lock:
             if not isinstance(record, LeaseFinished):
                 self._outbox.add(record)
@@ -268,6 +289,7 @@ def run_agent(
     credentials: Path | None = None,
     state: Path | None = None,
     supervised: bool = False,
+    metrics: str | None = None,
 ) -> int:
     """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code:
     EXIT_RESTART if it is to be started again.
@@ -277,6 +299,7 @@ def run_agent(
     ``credentials`` is the file of those for mutual TLS; loopback needs none. Results that were not
     acknowledged are kept in the folder ``state`` (None: in memory). ``supervised``: something
     starts this process again when it exits.
+    ``metrics`` is where Prometheus is answered.
     Raises BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
     ``Agent.run`` raises.
     """
@@ -300,7 +323,13 @@ def run_agent(
     try:
         device = replace(device, labels=labels or {})
         agent = Agent(coordinator, device, runner, credentials, outbox, supervised)
-        agent.run(stop)
+        with contextlib.ExitStack() as stack:
+            if metrics is not None:
+                # Most agents need no library of Prometheus' in memory.
+                from device_agent.metrics import serving
+
+                stack.enter_context(serving(agent, metrics, credentials))
+            agent.run(stop)
     finally:
         outbox.close()
     return EXIT_RESTART if agent.told_to_restart else 0

@@ -82,6 +82,8 @@ class LeaseWorker:
         self._queue: queue.SimpleQueue[_Held | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
         self._thread = threading.Thread(
             target=self._work, name=f"leases of {device.name}", daemon=True
         )
@@ -130,6 +132,7 @@ class LeaseWorker:
         while (held := self._next()) is not None and not self._closed.is_set():
             lease = held.lease
             error = ""
+            self._begin_lease()
             try:
                 self._execute(held)
             except errors.FarmError as failure:
@@ -138,6 +141,7 @@ class LeaseWorker:
                 # A defect of ours must not take the device from the farm.
                 log.exception("lease %s of job %s", lease.lease_id, lease.job_id)
                 error = f"a defect of the agent: {type(failure).__name__}: {failure}"
+            self._end_lease()
             with self._lock:
                 if self._held.get(lease.lease_id) is held:
                     del self._held[lease.lease_id]
@@ -146,6 +150,24 @@ class LeaseWorker:
             if error:
                 log.warning("lease %s of job %s: %s", lease.lease_id, lease.job_id, error)
             self._report(LeaseFinished(lease.lease_id, error, held.canary_ratio))
+
+    def _begin_lease(self) -> None:
+        with self._lock:
+            self._busy_since = time.monotonic()
+
+    def _end_lease(self) -> None:
+        with self._lock:
+            self._busy_s, self._busy_since = self._busy_s_now(), None
+
+    def _busy_s_now(self) -> float:
+        running = 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+        return self._busy_s + running
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that leases have taken so far, the one that runs included."""
+        with self._lock:
+            return self._busy_s_now()
 
     def _next(self) -> _Held | None:
         """The next lease; whoever builds on this host has its turn while there is none."""

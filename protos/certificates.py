@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .errors import BadRequest
 from .identity import Identity, from_uri
@@ -104,6 +105,16 @@ class Credentials:
     def expires(self) -> datetime.datetime:
         """When the certificate ends."""
         return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
+
+    @property
+    def for_servers(self) -> bool:
+        """Whether a port may show them; an agent's that was enrolled long ago may not."""
+        certificate = x509.load_pem_x509_certificate(self.certificate)
+        try:
+            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        except x509.ExtensionNotFound:
+            return False
+        return ExtendedKeyUsageOID.SERVER_AUTH in usage.value
 
     def due(self, now: datetime.datetime) -> bool:
         """Whether they are to be renewed."""

@@ -46,6 +46,9 @@ COORDINATOR_NAME = "coordinator.tunefarm"
 """The DNS name in every coordinator's certificate, whatever its address is: the authority is the
 farm's own, and gives that name to coordinators only."""
 
+AGENT_NAME = "agent.tunefarm"
+"""The DNS name in every agent's certificate, by which its port for metrics is known."""
+
 MAX_MESSAGE_BYTES = 16 << 20
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (

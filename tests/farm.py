@@ -15,6 +15,7 @@ import grpc
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.gateway import Gateway
 from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log.database import Observer
 from protos import farm_pb2_grpc
 from protos.records import JobSpec, Task, TensorSpec
 from protos.rpc import SERVER_OPTIONS
@@ -26,16 +27,17 @@ PATIENCE_S = 60.0
 class RealFleet:
     """A fleet whose gateway listens; use ``async with``."""
 
-    def __init__(self, log_path: Path) -> None:
-        self.log = TuningLog.open(str(log_path))
+    def __init__(self, log_path: Path, observer: Observer | None = None) -> None:
+        self.log = TuningLog.open(str(log_path), observer)
         self.fleet = Fleet(self.log)
+        self.gateway = Gateway(self.fleet)
         self.port = 0
         self._server: Any = None
         self._reaper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> RealFleet:
         self._server = grpc.aio.server(options=list(SERVER_OPTIONS))
-        farm_pb2_grpc.add_AgentGatewayServicer_to_server(Gateway(self.fleet), self._server)
+        farm_pb2_grpc.add_AgentGatewayServicer_to_server(self.gateway, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         self._reaper = asyncio.create_task(self.fleet.reap())
@@ -99,7 +101,7 @@ def agent(
 
 
 @contextlib.asynccontextmanager
-async def real_fleet(directory: Path) -> AsyncIterator[RealFleet]:
+async def real_fleet(directory: Path, observer: Observer | None = None) -> AsyncIterator[RealFleet]:
     """A fleet on a new log in this directory."""
-    async with RealFleet(directory / "log.db") as fleet:
+    async with RealFleet(directory / "log.db", observer) as fleet:
         yield fleet

@@ -159,16 +159,24 @@ def test_what_is_no_authority_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_certificate_says_who_and_openssl_takes_it(authority: Authority, tmp_path: Path) -> None:
-    credentials = issued(authority, PI)
+    credentials = issued(authority, ALICE)
     identity = identity_of(credentials.certificate)
     assert identity is not None
-    assert (identity.name, identity.role) == ("pi-rack3-07", Role.AGENT)
+    assert (identity.name, identity.role) == ("alice", Role.SUBMITTER)
     assert len(identity.serial) > 20
     (tmp_path / "ca.pem").write_bytes(authority.certificate)
     (tmp_path / "own.pem").write_bytes(credentials.certificate)
-    for purpose, taken in (("sslclient", True), ("sslserver", False)):
+    device = issued(authority, PI)
+    (tmp_path / "device.pem").write_bytes(device.certificate)
+    assert (credentials.for_servers, device.for_servers) == (False, True)  # a device shows metrics
+    for purpose, file, taken in (
+        ("sslclient", "own.pem", True),
+        ("sslserver", "own.pem", False),
+        ("sslclient", "device.pem", True),
+        ("sslserver", "device.pem", True),
+    ):
         command = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "ca.pem"]
-        done = subprocess.run([*command, "own.pem"], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([*command, file], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode == 0) is taken, done.stdout + done.stderr
 
 
@@ -182,7 +190,8 @@ def test_only_a_coordinators_certificate_has_the_coordinators_name(authority: Au
     assert names(certificate) == [rpc.COORDINATOR_NAME]
     assert identity_of(certificate) is None
     pretender = Identity(rpc.COORDINATOR_NAME, Role.AGENT)
-    assert names(issued(authority, pretender).certificate) == []
+    assert names(issued(authority, pretender).certificate) == [rpc.AGENT_NAME]
+    assert names(issued(authority, Identity(rpc.COORDINATOR_NAME, Role.ADMIN)).certificate) == []
 
 
 def test_a_request_must_be_signed_with_a_key_of_the_right_kind() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import re
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -24,7 +26,14 @@ from coordinator.security.guard import REFRESH_S
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.identities import revoke
 from protos import convert, errors, farm_pb2, rpc
-from protos.certificates import key_pem, load_credentials, new_key, requested_key, signing_request
+from protos.certificates import (
+    Credentials,
+    key_pem,
+    load_credentials,
+    new_key,
+    requested_key,
+    signing_request,
+)
 from protos.enrolment import Token, enrol, parse_token, renew_if_due
 from protos.farm_pb2_grpc import AgentGatewayStub, CertificatesStub, EnrolmentStub, FarmStub
 from protos.identity import Identity, Role
@@ -37,6 +46,7 @@ from protos.records import (
     Registration,
     sha256_hex,
 )
+from tests import scrape
 from tests.models import small_model
 
 TUNEFARM = (sys.executable, "-m", "coordinator.cli.main")
@@ -59,6 +69,7 @@ class SecureFarm:
     plain: str
     secure: str
     enrolment: str
+    metrics: int
 
     def token(self, name: str, role: str, *more: str) -> str:
         """As an administrator makes one on the coordinator's machine."""
@@ -96,21 +107,22 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureFarm]:
             [
                 *(*TUNEFARM, "-vv", "serve", "--listen", "127.0.0.1:0"),
                 *("--listen-tls", "127.0.0.1:0", "--log", str(folder / "log.db")),
-                *("--ca", str(folder / "ca.pem")),
+                *("--ca", str(folder / "ca.pem"), "--metrics", "0.0.0.0:0"),
             ],
             stderr=said,
         )
     try:
         pattern = (
-            r"coordinator on 127.0.0.1:(\d+),.*\n.*TLS on port (\d+), enrolments on port (\d+)"
+            r"coordinator on 127.0.0.1:(\d+),.*\n.*TLS on port (\d+), enrolments on port (\d+)\n"
+            r"metrics on port (\d+)"
         )
         deadline = time.monotonic() + PATIENCE_S
         while (found := re.search(pattern, (folder / "serve.err").read_text())) is None:
             assert process.poll() is None, (folder / "serve.err").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        plain, secure, enrolment = (f"127.0.0.1:{port}" for port in found.groups())
-        yield SecureFarm(folder, folder / "log.db", plain, secure, enrolment)
+        plain, secure, enrolment = (f"127.0.0.1:{port}" for port in found.groups()[:3])
+        yield SecureFarm(folder, folder / "log.db", plain, secure, enrolment, metrics=int(found[4]))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
@@ -405,6 +417,90 @@ def test_on_loopback_there_is_nothing_to_renew(farm: SecureFarm) -> None:
         rpc.client_errors("renewing", farm.plain),
     ):
         CertificatesStub(channel).Renew(request, timeout=10)  # type: ignore[no-untyped-call]
+
+
+# ------------------------------------------------------------------------------------- metrics
+
+
+def _unheard(port: int, tls: ssl.SSLContext, name: str) -> None:
+    """Fails unless the port ends the connection of who shows this; as it may do that before its
+    reason was read, there is none to be compared."""
+    with pytest.raises((ssl.SSLError, ConnectionError)) as caught:
+        scrape.get(port, tls, name)
+    assert not isinstance(caught.value, ssl.SSLCertVerificationError), "we ended it"
+
+
+def _is_refused(port: int, credentials: Path, name: str) -> str:
+    """What a certificate of the farm is told that may not read metrics; empty if it may."""
+    status, text = scrape.get(port, scrape.client(credentials), name)
+    return text if status == 403 else ""
+
+
+def test_the_coordinators_metrics_are_for_users_of_the_farm(
+    farm: SecureFarm, tmp_path: Path
+) -> None:
+    path = farm.enrolled("prometheus", "viewer")
+    authority = load_credentials(path).authority
+    port, name = farm.metrics, rpc.COORDINATOR_NAME
+    until(lambda: not _is_refused(port, path, name))  # new certificates are known in two seconds
+    status, text = scrape.get(port, scrape.client(path), name)
+    assert status == 200
+    ends = "tunefarm_certificate_expiry_timestamp_seconds"
+    in_days = [
+        ((scrape.value(text, ends, {"holder": holder}) or 0) - time.time()) / 86400
+        for holder in ("coordinator", "authority")
+    ]
+    assert CERTIFICATE_DAYS - 2 < in_days[0] <= CERTIFICATE_DAYS < in_days[1]
+    refused = {"method": "ListJobs", "code": "PERMISSION_DENIED"}
+    before = scrape.value(text, "tunefarm_refusals_total", refused) or 0
+
+    agents = farm.enrolled("pi-5", "agent")
+    with FarmClient(farm.secure, agents) as agent, pytest.raises(errors.Forbidden):
+        agent.jobs()
+    until(lambda: "metrics is for the roles viewer" in _is_refused(port, agents, name))
+    _, text = scrape.get(port, scrape.client(path), name)
+    assert scrape.value(text, "tunefarm_refusals_total", refused) == before + 1
+
+    _unheard(port, scrape.stranger(authority), name)
+    other = Authority.create(tmp_path / "ca.pem", "other")
+    key = new_key()
+    forged = other.issue(Identity("ada", Role.ADMIN), requested_key(signing_request(key)))
+    Credentials(key_pem(key), forged.certificate, authority).save(tmp_path / "forged.pem")
+    _unheard(port, scrape.client(tmp_path / "forged.pem"), name)
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        scrape.get(port)  # in plain text
+
+    farm.revoke("prometheus")
+    until(lambda: "has ended or was revoked" in _is_refused(port, path, name))
+
+
+def test_a_devices_metrics_are_for_users_of_the_farm(farm: SecureFarm, tmp_path: Path) -> None:
+    device, user = farm.enrolled("pi-6", "agent"), farm.enrolled("grafana", "viewer")
+    command = [
+        *(*TUNEFARM, "-v", "agent", "--coordinator", farm.secure, "--credentials", str(device)),
+        *("--replay", "10ms", "--target", TARGET, "--name", "pi-6", "--metrics", "0.0.0.0:0"),
+    ]
+    said = tmp_path / "agent.err"
+    with said.open("w") as file:
+        agent = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file)
+    try:
+        until(lambda: "metrics on port" in said.read_text() or agent.poll() is not None)
+        found = re.search(r"metrics on port (\d+)", said.read_text())
+        assert found is not None, said.read_text()
+        port = int(found[1])
+        status, text = scrape.get(port, scrape.client(user), rpc.AGENT_NAME)
+        assert status == 200
+        ends = {"holder": "agent"}
+        expiry = scrape.value(text, "tunefarm_certificate_expiry_timestamp_seconds", ends)
+        assert expiry == load_credentials(device).expires.timestamp()
+        assert "pi-6 is an agent" in _is_refused(port, device, rpc.AGENT_NAME)
+        authority = load_credentials(user).authority
+        _unheard(port, scrape.stranger(authority), rpc.AGENT_NAME)
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            scrape.get(port, scrape.client(user), rpc.COORDINATOR_NAME)  # it is none
+    finally:
+        agent.terminate()
+        agent.wait(PATIENCE_S)
 
 
 # ------------------------------------------------------------------------------------- what is said

@@ -82,6 +82,12 @@ def add_parser(commands: Any) -> None:
         help="something starts this agent again when it exits (the systemd unit says so): a "
         "coordinator may have it restarted when the device fails",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="a port where Prometheus reads how the device is, in plain text on loopback, "
+        "elsewhere with mutual TLS (default: none)",
+    )
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
@@ -111,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         # An agent that ends with its coordinator has nobody to deliver to later.
         None if options.die_with_parent else options.state or _state_folder(),
         options.supervised,
+        options.metrics,
     )
 
 

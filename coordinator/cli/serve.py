@@ -54,6 +54,12 @@ def add_parser(commands: Any) -> None:
         metavar="HOST:PORT",
         help="the port where others enrol with a token (default: the one after --listen-tls)",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="a port where Prometheus reads how the farm is, in plain text on loopback, elsewhere "
+        "with mutual TLS (default: none)",
+    )
     ca.add_authority(parser)
     shared.add_log(parser)
     parser.add_argument(
@@ -80,11 +86,15 @@ def run(options: argparse.Namespace) -> int:
     secure = _secure_ports(options)
     power_cycle = parse_command(options.power_cycle) if options.power_cycle is not None else ()
     url = normalise_url(options.log) if options.log else default_url()
-    TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     cpus = len(os.sched_getaffinity(0))
     config = CoordinatorConfig(
-        *(url, options.listen), num_builders=cpus, secure=secure, power_cycle=power_cycle
+        *(url, options.listen),
+        num_builders=cpus,
+        secure=secure,
+        power_cycle=power_cycle,
+        metrics=options.metrics,
     )
+    TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     with ray_runtime.running(cpus, options.ray_address):
         asyncio.run(_serve(config))
     return 0
@@ -127,5 +137,7 @@ async def _serve(config: Any) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+        if config.metrics is not None:
+            print(f"metrics on port {coordinator.metrics_port}", file=sys.stderr, flush=True)
         await stop.wait()
         print("stopping", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from coordinator.ray_runtime import Actor, ActorLost
@@ -48,10 +49,20 @@ class BuildWorker:
             return function(*args)
 
 
+@dataclass(frozen=True)
+class BuildLoad:
+    """How many workers there are and have work, and how many builds wait for one."""
+
+    workers: int
+    busy: int
+    waiting: int
+
+
 class Builders:
     """A pool of build workers."""
 
     def __init__(self, size: int) -> None:
+        self._waiting = 0
         self._actors = [Actor(BuildWorker, f"builder-{i}") for i in range(size)]
         self._idle: asyncio.Queue[Actor[BuildWorker]] = asyncio.Queue()
         for actor in self._actors:
@@ -62,9 +73,19 @@ class Builders:
         for actor in self._actors:
             actor.start()
 
+    @property
+    def load(self) -> BuildLoad:
+        """What they do now."""
+        workers = len(self._actors)
+        return BuildLoad(workers, workers - self._idle.qsize(), self._waiting)
+
     @asynccontextmanager
     async def _worker(self) -> AsyncIterator[Actor[BuildWorker]]:
-        actor = await self._idle.get()
+        self._waiting += 1
+        try:
+            actor = await self._idle.get()
+        finally:
+            self._waiting -= 1
         try:
             yield actor
         finally:

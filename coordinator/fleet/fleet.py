@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -162,6 +163,13 @@ class Fleet:
                     held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
                 self.leases.end(held.lease.lease_id)
         self.dispatch()
+
+    def waiting(self) -> Counter[str]:
+        """How many trials and whole models wait for a device, by the kind that they are for."""
+        found: Counter[str] = Counter()
+        for batch in self._batches.values():
+            found[batch.kind] += batch.left
+        return found
 
     # ------------------------------------------------------------- leases
 

@@ -16,6 +16,7 @@ from protos.errors import Conflict, ProtocolViolation
 from protos.records import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
+    Acknowledgement,
     Goodbye,
     Heartbeat,
     Lease,
@@ -35,6 +36,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self.acknowledged = 0
+        """Results that agents need not send again."""
 
     @stream_aborts
     async def Session(  # noqa: N802 (the RPC's name)
@@ -53,6 +56,7 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
             while (message := await session.outbox.get()) is not None:
                 if isinstance(message, Lease) and not await self._fleet.keep(message.lease_id):
                     continue
+                self.acknowledged += isinstance(message, Acknowledgement)
                 with self._sending(message):
                     yield convert.to_gateway_message(message)
             if reader.done() and (error := reader.exception()):

@@ -17,9 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protos.certificates import certificate_pem, key_pem, new_key, serial_of
 from protos.errors import BadRequest, Conflict
-from protos.identity import Identity, check_name
+from protos.identity import Identity, Role, check_name
 from protos.private_files import read_private, write_private
-from protos.rpc import COORDINATOR_NAME
+from protos.rpc import AGENT_NAME, COORDINATOR_NAME
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 90
@@ -93,13 +93,15 @@ class Authority:
         return self._certificate.not_valid_after_utc
 
     def issue(self, who: Identity, key: ec.EllipticCurvePublicKey) -> Issued:
-        """A certificate for a key of an agent or a user."""
+        """A certificate for a key of an agent or a user. An agent's is good for its port for
+        metrics, too, by a name that is not a coordinator's."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(who.name))])
-        certificate = self._sign(
-            self._builder(subject, key),
-            x509.UniformResourceIdentifier(who.uri),
-            ExtendedKeyUsageOID.CLIENT_AUTH,
-        )
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(who.uri)]
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if who.role is Role.AGENT:
+            names.append(x509.DNSName(AGENT_NAME))
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        certificate = self._sign(self._builder(subject, key), names, purposes)
         return Issued(
             certificate_pem(certificate),
             replace(who, serial=serial_of(certificate)),
@@ -112,8 +114,8 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coordinator")])
         certificate = self._sign(
             self._builder(subject, key.public_key()),
-            x509.DNSName(COORDINATOR_NAME),
-            ExtendedKeyUsageOID.SERVER_AUTH,
+            [x509.DNSName(COORDINATOR_NAME)],
+            [ExtendedKeyUsageOID.SERVER_AUTH],
         )
         return key_pem(key), certificate_pem(certificate)
 
@@ -126,14 +128,14 @@ class Authority:
     def _sign(
         self,
         builder: x509.CertificateBuilder,
-        name: x509.GeneralName,
-        purpose: x509.ObjectIdentifier,
+        names: list[x509.GeneralName],
+        purposes: list[x509.ObjectIdentifier],
     ) -> x509.Certificate:
         return (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
-            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 

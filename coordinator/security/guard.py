@@ -127,6 +127,13 @@ def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
 
         return call
 
+    return wrapped(handler, unary, stream)
+
+
+def wrapped(
+    handler: Any, unary: Callable[[Any], Callable[..., Any]], stream: Callable[[Any], Any]
+) -> Any:
+    """The handler with what wraps its behaviour, by whether it answers once or with a stream."""
     kinds: list[tuple[str, Any, Any]] = [
         ("unary_unary", unary, grpc.unary_unary_rpc_method_handler),
         ("stream_unary", unary, grpc.stream_unary_rpc_method_handler),

@@ -31,6 +31,7 @@ MAY_CALL: Mapping[str, frozenset[Role]] = {
     _FARM + "SetJobPriority": _SUBMITTERS,
     _FARM + "ControlDevice": frozenset({Role.ADMIN}),
     _FARM + "FetchPackage": _SUBMITTERS,
+    "/metrics": _USERS,
     "/tunefarm.v1.Certificates/Renew": frozenset(Role),
     "/grpc.health.v1.Health/Check": frozenset(Role),
     "/grpc.health.v1.Health/Watch": frozenset(Role),
@@ -39,7 +40,8 @@ MAY_CALL: Mapping[str, frozenset[Role]] = {
 
 
 def check_may_call(method: str, who: Identity) -> None:
-    """Raise Forbidden unless ``who`` may call this method, as gRPC names it in full."""
+    """Raise Forbidden unless ``who`` may call this method, as gRPC names it in full, or read this
+    page."""
     roles = MAY_CALL.get(method, frozenset())
     if who.role not in roles:
         allowed = ", ".join(role.value for role in Role if role in roles)

@@ -3,6 +3,7 @@ which is made anew while it runs."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from coordinator.security.enrolment import MAX_REQUEST_BYTES, Certificates, Enro
 from coordinator.security.guard import Guard
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2_grpc
+from protos.certificates import Credentials
 from protos.rpc import SERVER_OPTIONS
 
 ENROLMENT_OPTIONS = (
@@ -25,37 +27,62 @@ ANEW_AFTER_S = 30 * 24 * 3600.0
 """So often the coordinator's own certificate is made anew."""
 
 
+class OwnCertificate:
+    """What a coordinator shows at all of its ports; any thread may ask."""
+
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+        self._lock = threading.Lock()
+        self._made_at = 0.0
+        self._credentials: Credentials | None = None
+
+    def current(self) -> Credentials:
+        """A key and its certificate, made anew when it is time."""
+        with self._lock:
+            now = time.monotonic()
+            if self._credentials is None or now - self._made_at >= ANEW_AFTER_S:
+                key, certificate = self.authority.for_coordinator()
+                self._credentials = Credentials(key, certificate, self.authority.certificate)
+                self._made_at = now
+            return self._credentials
+
+
 def add_secure_port(
-    server: grpc.aio.Server, authority: Authority, tuning_log: TuningLog, guard: Guard, address: str
+    server: grpc.aio.Server,
+    own: OwnCertificate,
+    tuning_log: TuningLog,
+    guard: Guard,
+    address: str,
 ) -> int:
     """Serve all of a server's services there, to who shows a certificate of the authority."""
     add: Any = farm_pb2_grpc.add_CertificatesServicer_to_server
-    add(Certificates(authority, tuning_log, guard), server)
-    return int(server.add_secure_port(address, _credentials(authority, asks_clients=True)))
+    add(Certificates(own.authority, tuning_log, guard), server)
+    return int(server.add_secure_port(address, _credentials(own, asks_clients=True)))
 
 
 def add_enrolment_port(
-    server: grpc.aio.Server, authority: Authority, tuning_log: TuningLog, address: str
+    server: grpc.aio.Server, own: OwnCertificate, tuning_log: TuningLog, address: str
 ) -> int:
     """Serve there what gives certificates for tokens."""
     add: Any = farm_pb2_grpc.add_EnrolmentServicer_to_server
-    add(Enrolment(authority, tuning_log), server)
-    return int(server.add_secure_port(address, _credentials(authority, asks_clients=False)))
+    add(Enrolment(own.authority, tuning_log), server)
+    return int(server.add_secure_port(address, _credentials(own, asks_clients=False)))
 
 
-def _credentials(authority: Authority, asks_clients: bool) -> grpc.ServerCredentials:
-    made_at = time.monotonic()
+def _credentials(own: OwnCertificate, asks_clients: bool) -> grpc.ServerCredentials:
+    shown = own.current()
 
     def configuration() -> Any:
         return grpc.ssl_server_certificate_configuration(
-            [authority.for_coordinator()], root_certificates=authority.certificate
+            [(shown.key, shown.certificate)], root_certificates=shown.authority
         )
 
     def fetch() -> Any:  # at every handshake
-        nonlocal made_at
-        if time.monotonic() - made_at < ANEW_AFTER_S:
+        nonlocal shown
+        current = own.current()
+        if current is shown:
             return None
-        made_at = time.monotonic()
+        shown = current
         return configuration()
 
     return grpc.dynamic_ssl_server_credentials(configuration(), fetch, asks_clients)

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,14 +33,33 @@ _WRITE = "tunefarm_write"
 Insert = sqlite.Insert | postgresql.Insert
 
 
+class Observer(Protocol):
+    """Who is told what the log does; called from any thread."""
+
+    def wrote(self, seconds: float) -> None:
+        """A transaction is durable, so long after it was asked for."""
+
+    def failed(self) -> None:
+        """A transaction was refused because the log is not available."""
+
+    def recorded(self, device_kind: str, status: str) -> None:
+        """A measurement is durable that was not there before."""
+
+    def trained(self, promoted: bool) -> None:
+        """A cost model is kept, or that it was refused."""
+
+
 class Database:
     """A pool of connections, safe to use from any thread.
 
     ``foreign_keys`` is off only while a migration rebuilds SQLite's tables.
     """
 
-    def __init__(self, url: str, foreign_keys: bool = True) -> None:
+    def __init__(
+        self, url: str, foreign_keys: bool = True, observer: Observer | None = None
+    ) -> None:
         self.url = url
+        self.observer = observer
         self.display = display_url(url)
         self._closed = False
         # SQLite has one writer at a time: threads of this process queue here, in fair order, not
@@ -64,7 +83,19 @@ class Database:
 
     def write(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """A transaction that is durable when the block has been left, or did nothing at all."""
-        return self._transaction(write=True)
+        return self._observed() if self.observer is not None else self._transaction(write=True)
+
+    @contextlib.contextmanager
+    def _observed(self) -> Iterator[sa.Connection]:
+        assert self.observer is not None
+        began = time.monotonic()
+        try:
+            with self._transaction(write=True) as connection:
+                yield connection
+        except LogUnavailable:
+            self.observer.failed()
+            raise
+        self.observer.wrote(time.monotonic() - began)
 
     @contextlib.contextmanager
     def _transaction(self, write: bool) -> Iterator[sa.Connection]:

@@ -24,7 +24,7 @@ from . import blobs, cost_models, devices, jobs, limits, measurements, samples
 from . import evidence as pooled
 from .best import best_k
 from .cost_models import CostModelRecord, RankingRecord
-from .database import Database
+from .database import Database, Observer
 from .evidence import Evidence
 from .history import history
 from .measurements import BestRecord, Outcome, Result
@@ -46,13 +46,13 @@ class TuningLog:
         self.url = database.url
 
     @classmethod
-    def open(cls, url: str) -> TuningLog:
-        """Open a log; an empty database becomes one.
+    def open(cls, url: str, observer: Observer | None = None) -> TuningLog:
+        """Open a log; an empty database becomes one. ``observer`` is told what is written.
 
         Raises BadRequest (no URL of ours, another program's tables), StaleSchema with the command
         that helps, or LogUnavailable.
         """
-        database = Database(normalise_url(url))
+        database = Database(normalise_url(url), observer=observer)
         try:
             require_current(database)
         except BaseException:
@@ -176,7 +176,12 @@ class TuningLog:
     def record_many(self, results: Sequence[Result]) -> list[bool]:
         """``record`` for each tuple of its arguments, all of them or none."""
         with self._database.write() as connection:
-            return measurements.record_many(connection, results)
+            new = measurements.record_many(connection, results)
+        if (observer := self._database.observer) is not None:
+            for (_, kind, _, measurement, _), is_new in zip(results, new, strict=True):
+                if is_new:
+                    observer.recorded(kind, measurement.status.name)
+        return new
 
     # Each question is of one kind of device, and of times with warm or with cold caches.
 
@@ -316,7 +321,10 @@ class TuningLog:
         ``model_text`` is None of one that was refused: its scores are kept, the model is not.
         """
         with self._database.write() as connection:
-            return cost_models.add(connection, device_kind, model_text, trained_on, scores)
+            version = cost_models.add(connection, device_kind, model_text, trained_on, scores)
+        if (observer := self._database.observer) is not None:
+            observer.trained(model_text is not None)
+        return version
 
     def latest_cost_model(self, device_kind: str) -> tuple[int, str] | None:
         """Version and text of the newest model that was promoted for a kind of device."""
