@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.parts import asked_for
 from protos.labels import labels_text
 from protos.records import DeviceEvent, DeviceStatus, Job
 
@@ -36,28 +37,33 @@ def _table(name: str, *columns: str) -> Table:
 
 
 def jobs_table(jobs: Sequence[Job]) -> None:
-    """One line a job. What users typed is shown as it is, never as markup."""
+    """One line a job, and one for each part below it. What users typed is shown as it is, never as
+    markup."""
+    chosen = any(asked_for(job.spec) for job in jobs)
     table = _table(
         *("job", "model", "state", "submitted", "by", "project", "priority", "trials"),
-        *("untuned", "tuned", "note"),
+        *("untuned", "tuned", *(("for",) if chosen else ()), "note"),
     )
     for job in jobs:
-        when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
-        result = job.result
-        table.add_row(
-            Text(job.job_id),
-            Text(job.spec.model_name),
-            job.state.name.lower(),
-            when,
-            Text(job.spec.submitted_by),
-            Text(job.spec.project),
-            job.spec.priority.name.lower(),
-            f"{job.trials.total} ({job.trials.failed} failed)",
-            f"{result.untuned_ms:.3f} ms" if result else "",
-            f"{result.tuned_ms:.3f} ms" if result else "",
-            Text(job.error or job.stage),
-        )
+        table.add_row(*_job_row(job, job.job_id, chosen))
+        for part in job.parts:
+            table.add_row(*_job_row(part, f"  {part.job_id}", chosen))
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
+
+
+def _job_row(job: Job, name: str, chosen: bool) -> list[Text]:
+    when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
+    result = job.result
+    cells = [
+        *(name, job.spec.model_name, job.state.name.lower(), when, job.spec.submitted_by),
+        *(job.spec.project, job.spec.priority.name.lower()),
+        f"{job.trials.total} ({job.trials.failed} failed)",
+        f"{result.untuned_ms:.3f} ms" if result else "",
+        f"{result.tuned_ms:.3f} ms" if result else "",
+        *((asked_for(job.spec),) if chosen else ()),
+        "" if job.parts else job.error or job.stage,
+    ]
+    return [Text(cell) for cell in cells]
 
 
 def identities_table(

@@ -12,6 +12,7 @@ from typing import Any
 
 from coordinator.fleet.health import Health
 from coordinator.fleet.set_aside import Standing, after_lease
+from coordinator.selection import ANY, Selector, listed
 from coordinator.tuning_log.devices import Hold
 from protos.errors import Conflict, Forbidden
 from protos.identity import Identity
@@ -169,24 +170,42 @@ class Registry:
         for known in (*(self._seen, self._errors, self._standings, self._holds, self._healths),):
             known.pop(device, None)
 
-    def none_left(self, kind: str) -> str:
-        """Why nothing is measured if all devices of this kind are withheld; empty otherwise."""
-        names = sorted(s.device.name for s in self.sessions.values() if s.device.kind == kind)
-        reasons = [f"{name} ({why})" for name in names if (why := self.withheld(name))]
-        return ", ".join(reasons) if names and len(reasons) == len(names) else ""
+    def none_left(self, kind: str, selector: Selector = ANY) -> str:
+        """Why nothing is measured if all devices of this kind are withheld, or are not those that a
+        job asked for; empty otherwise."""
+        devices = [device for device in self.connected() if device.kind == kind]
+        reasons = [
+            f"{device.name} ({why})"
+            for device in devices
+            if (why := selector.unmet(device) or self.withheld(device.name))
+        ]
+        return listed(reasons) if devices and len(reasons) == len(devices) else ""
+
+    def connected(self) -> list[Device]:
+        """The connected devices, by name."""
+        devices = [session.device for session in self.sessions.values()]
+        return sorted(devices, key=lambda device: device.name)
+
+    def matching(self, selector: Selector) -> list[Device]:
+        """The connected devices that may do such a job's work, by name."""
+        return [device for device in self.connected() if selector.matches(device)]
+
+    def missing(self, selector: Selector) -> str:
+        """What such a job waits for, for people; empty if a device for it is connected."""
+        return "" if self.matching(selector) else selector.missing(self.connected())
 
     def devices_for(self, target_json: str) -> list[Device]:
         """The connected devices that have exactly this target, by name."""
-        devices = [s.device for s in self.sessions.values() if s.device.target_json == target_json]
-        return sorted(devices, key=lambda device: device.name)
+        return self.matching(Selector(target_json))
 
     def labels(self, device: str) -> Mapping[str, str]:
         """The labels of a device, by its name; none if it was never seen."""
         return self._seen[device].labels if device in self._seen else {}
 
-    def present(self, kind: str) -> int:
-        """How many devices of this kind are connected."""
-        return sum(session.device.kind == kind for session in self.sessions.values())
+    def present(self, kind: str, selector: Selector = ANY) -> int:
+        """How many devices of this kind are connected that a job may have."""
+        devices = [session.device for session in self.sessions.values()]
+        return sum(device.kind == kind and not selector.unmet(device) for device in devices)
 
     def toolchains(self, kind: str, built_with: Mapping[str, str]) -> list[dict[str, str]]:
         """What a measurement depends on besides candidate and kind of device: the builder's tools

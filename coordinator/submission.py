@@ -1,0 +1,43 @@
+"""What a job is for when it is submitted, and while no device is known that it could be for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from coordinator.fleet.registry import Registry
+from coordinator.selection import Selector, parts_of
+from coordinator.tuning_log import TuningLog
+from device_agent.build import parse_target
+from protos.records import Device, JobSpec
+
+
+class Submissions:
+    """Holds what jobs ask for against the devices that are connected and those ever seen."""
+
+    def __init__(self, tuning_log: TuningLog, registry: Registry) -> None:
+        self._log = tuning_log
+        self._registry = registry
+
+    async def parts_of(self, spec: JobSpec) -> list[JobSpec]:
+        """One spec for each kind of device; see ``selection.parts_of``. Raises BadTarget, too."""
+        known = await asyncio.to_thread(self._log.devices)
+        parts = parts_of(spec, self._registry.connected(), known)
+        for part in parts:
+            await asyncio.to_thread(parse_target, part.target_json)
+        return parts
+
+    def settled(self, spec: JobSpec) -> list[JobSpec]:
+        """The same for a job that waited, by the devices that are connected now."""
+        return parts_of(spec, self._registry.connected(), ())
+
+    async def never_matched(self, spec: JobSpec) -> str:
+        """What to say if no device that was ever seen matches, for people; empty if one does."""
+        selector = Selector.of(spec)
+        known: Sequence[Device] = await asyncio.to_thread(self._log.devices)
+        if any(selector.matches(device) for device in (*self._registry.connected(), *known)):
+            return ""
+        return (
+            f"no device that was ever seen is {selector.missing(known)}. The job waits for one; "
+            "see `tunefarm devices`"
+        )
