@@ -75,9 +75,9 @@ class Device:
     @property
     def kind(self) -> str:
         """Devices of one kind answer for each other: same target, CPU and board, both real or
-        neither. Without a board the kind is what it was before boards were known."""
+        neither. A board that is what the CPU is called adds nothing (decision 34)."""
         made_of: list[object] = [self.target_json, self.cpu_model, self.emulated]
-        if self.board:
+        if self.board not in ("", self.cpu_model):
             made_of.append(self.board)
         return sha256_hex(canonical_json(made_of).encode())[:16]
 
@@ -115,8 +115,9 @@ class DeviceEvent:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device as the fleet sees it. ``canary_s`` is what its canary takes, ``siblings_s`` the
-    median of what it takes on the other devices of its kind; None where that is not known."""
+    """A device as the fleet sees it. ``canary_s`` is what its canary takes, ``siblings_s``
+    what it takes on devices of its kind: the median, or of two what it takes on the other. None
+    where that is not known."""
 
     device: Device
     state: DeviceState
@@ -431,8 +432,8 @@ class LeaseFinished:
     """The agent is done with a lease; ``error`` says why it could not do it at all.
 
     ``canary_ratio`` is that of the canary which decided: the last that was off, otherwise the last;
-    infinite if it failed, None if none ran. ``canary_s`` is what the last one took, in seconds;
-    None if it failed or none ran.
+    infinite if it failed, None if none ran. ``canary_s`` is its reference on this device, in
+    seconds; None until that is known.
     """
 
     lease_id: str

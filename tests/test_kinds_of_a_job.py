@@ -1,4 +1,4 @@
-"""Jobs that choose their devices, and one job for several kinds of them, on a running coordinator."""
+"""Jobs that choose their devices, and jobs for several kinds of them, on a coordinator."""
 
 from __future__ import annotations
 

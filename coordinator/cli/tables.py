@@ -115,11 +115,20 @@ def events_table(events: Sequence[DeviceEvent]) -> None:
     _print(table, "no device has failed")
 
 
+def _canary(status: DeviceStatus) -> str:
+    """What the canary takes on the device, and usually on its kind."""
+    if status.canary_s is None:
+        return ""
+    own = f"{status.canary_s * 1e3:.3f} ms"
+    return own if status.siblings_s is None else f"{own} (usually {status.siblings_s * 1e3:.3f})"
+
+
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     """One line a device."""
+    watched = any(s.canary_s for s in statuses)
     table = _table(
         *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
-        *("labels", "last error"),
+        *("labels", *(("canary",) if watched else ()), "last error"),
         *(("kernels not kept from",) if any(s.device.not_enforced for s in statuses) else ()),
     )
     for status in statuses:
@@ -127,13 +136,14 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
         table.add_row(
             Text(device.name),
             status.state.name.lower() + (" (emulated)" if device.emulated else ""),
-            Text(device.cpu_model),
+            Text(", ".join(dict.fromkeys(filter(None, (device.board, device.cpu_model))))),
             str(device.num_threads),
             ",".join(map(str, device.cpus)),
             str(status.measurements),
             status.kind[:8],
             Text(device.target_json),
             Text(labels_text(device.labels)),
+            *((_canary(status),) if watched else ()),
             Text(status.last_error),
             *((Text(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )

@@ -21,6 +21,7 @@ from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
 from coordinator.fleet.medic import Medic
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
+from coordinator.fleet.set_aside import SIBLINGS
 from coordinator.fleet.terms import NO_TERMS, Terms
 from coordinator.selection import Selector
 from coordinator.stages import StageClock
@@ -520,7 +521,14 @@ class Fleet:
         if kernel is None or ratio is None:
             return
         drifts = kernel.evaluator.drifts(ratio)
-        self.registry.lease_ended(held.session.device.name, ratio, drifts)
+        device = held.session.device
+        odd = None
+        if kernel.canary is not None and message.canary_s is not None and not drifts:
+            odd = self.registry.canary_took(device, kernel.canary.sha256, message.canary_s)
+        if odd is None:
+            self.registry.lease_ended(device.name, ratio, drifts)
+        else:
+            self.registry.lease_ended(device.name, odd, True, SIBLINGS)
         if drifts and message.error:  # a trial that was not begun has not been tried
             for key, trial in held.trials.items():
                 trial.attempts -= key not in held.suspect and not trial.result.done()

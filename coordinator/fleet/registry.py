@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.fleet.health import Health
-from coordinator.fleet.set_aside import Standing, after_lease
+from coordinator.fleet.set_aside import REFERENCE, Standing, after_lease
+from coordinator.fleet.siblings import Siblings
 from coordinator.selection import ANY, Selector, listed
 from coordinator.tuning_log.devices import Hold
 from protos.errors import Conflict, Forbidden
@@ -68,6 +70,7 @@ class Registry:
         self.sessions: dict[str, Session] = {}
         self._seen: dict[str, Device] = {}
         self._errors: dict[str, str] = {}
+        self._siblings = Siblings()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
@@ -110,13 +113,20 @@ class Registry:
         """Show ``error`` with the device from now on."""
         self._errors[device] = error
 
-    def lease_ended(self, device: str, ratio: float, drifts: bool) -> None:
+    def lease_ended(self, device: str, ratio: float, drifts: bool, of: str = REFERENCE) -> None:
         """Take into account what the canary of a lease said of its device."""
         now = self._clock()
-        standing = after_lease(self._standing(device), ratio, drifts, now)
+        standing = after_lease(self._standing(device), ratio, drifts, now, of)
         if standing.aside(now) and not self._standing(device).aside(now):
             log.warning("device %s is set aside: %s", device, standing.reason(now))
         self._standings[device] = standing
+
+    def canary_took(self, device: Device, canary: str, seconds: float) -> float | None:
+        """Note what this canary (its SHA-256) takes on a device, seconds; returns what that is of
+        what it takes on others of its kind, if it is this device that is not like them."""
+        if not (math.isfinite(seconds) and seconds > 0):
+            return None
+        return self._siblings.note(device, canary, seconds)
 
     def _standing(self, device: str) -> Standing:
         return self._standings.get(device, Standing())
@@ -169,6 +179,7 @@ class Registry:
         """List a device that is gone no more."""
         for known in (*(self._seen, self._errors, self._standings, self._holds, self._healths),):
             known.pop(device, None)
+        self._siblings.forget(device)
 
     def none_left(self, kind: str, selector: Selector = ANY) -> str:
         """Why nothing is measured if all devices of this kind are withheld, or are not those that a
@@ -241,6 +252,7 @@ class Registry:
         device name."""
         present = {session.device.name: session for session in self.sessions.values()}
         statuses = []
+        canaries = self._siblings.shown()
         every = {device.name: device for device in known} | self._seen
         for name, device in sorted(every.items()):
             state = self._state(name, present.get(name))
@@ -251,6 +263,7 @@ class Registry:
                     device.kind,
                     measurements.get(name, 0),
                     self._shown(name, state),
+                    *canaries.get(name, (None, None)),
                 )
             )
         return statuses
