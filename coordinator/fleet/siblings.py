@@ -103,8 +103,10 @@ class Siblings:
         found: dict[str, tuple[float, float | None]] = {}
         for group in self._groups.values():
             now_s = {name: level.now_s for name, level in group.levels.items()}
-            usual_s = statistics.median(now_s.values()) if len(now_s) > 2 else None
-            both_s = sum(now_s.values()) if len(now_s) == 2 else None
-            for name, own_s in now_s.items():
-                found[name] = own_s, usual_s if both_s is None else both_s - own_s
+            usual_s: dict[str, float] = {}
+            if len(now_s) == 2:
+                usual_s = dict(zip(now_s, reversed(now_s.values()), strict=True))
+            elif len(now_s) > 2:
+                usual_s = dict.fromkeys(now_s, statistics.median(now_s.values()))
+            found |= {name: (own_s, usual_s.get(name)) for name, own_s in now_s.items()}
         return found
