@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator import job_queue
@@ -21,11 +21,10 @@ from coordinator.parts import title, whole
 from coordinator.selection import Selector
 from coordinator.submission import Submissions
 from coordinator.tuning_log import TuningLog
-from coordinator.tuning_log.users import Quota, quotas
 from protos.errors import (
+    BadRequest,
     Conflict,
     FarmError,
-    Forbidden,
     JobFailed,
     LogUnavailable,
     NotFound,
@@ -108,7 +107,7 @@ class Jobs:
         """
         if self._stopping:
             raise Unavailable("the coordinator is shutting down")
-        await self._check_priority(spec.submitted_by, spec.priority)
+        await self._submissions.check_priority(spec.submitted_by, spec.priority)
         parts = await self._submissions.parts_of(spec)
         await asyncio.to_thread(inspect_model, model, spec.shapes)
         sha256 = await asyncio.to_thread(self._log.put_blob, model)
@@ -122,21 +121,6 @@ class Jobs:
         for part in begun:
             self._enqueue(part)
         return whole(job, begun) if job.parts else begun[0]
-
-    async def _quotas(self) -> dict[str, Quota]:
-        def read() -> dict[str, Quota]:
-            with self._log.reading() as connection:
-                return quotas(connection)
-
-        return await asyncio.to_thread(read)
-
-    async def _check_priority(self, user: str, priority: Priority) -> None:
-        highest = (await self._quotas()).get(user, Quota()).highest_priority
-        if highest is not None and priority > highest:
-            raise Forbidden(
-                f"{user}'s jobs have the priority {highest.name.lower()} at most; an administrator "
-                "may change that: tunefarm users set"
-            )
 
     def _enqueue(self, job: Job) -> None:
         self._jobs[job.job_id] = job
@@ -164,7 +148,7 @@ class Jobs:
             return False
         limits = {
             user: quota.max_running
-            for user, quota in (await self._quotas()).items()
+            for user, quota in (await self._submissions.quotas()).items()
             if quota.max_running is not None
         }
         waiting = [self._as_waiting(self._jobs[job_id]) for job_id in self._waiting]
@@ -184,14 +168,27 @@ class Jobs:
         """Jobs that any device with certain labels is good for are for those that have come."""
         for job_id in list(self._waiting):
             job = self._jobs[job_id]
-            if job.spec.target_json or not (parts := self._submissions.settled(job.spec)):
+            if job.spec.target_json:
                 continue
-            settled = await asyncio.to_thread(self._log.settle_job, job_id, parts)
-            if job_id not in self._waiting:  # it was cancelled meanwhile
+            try:
+                parts = self._submissions.settled(job.spec)
+            except BadRequest as error:  # too many kinds
+                del self._waiting[job_id]
+                await self._end(job, JobState.FAILED, str(error))
                 continue
+            if parts:
+                await self._begin_parts(job_id, parts)
+
+    async def _begin_parts(self, job_id: str, parts: Sequence[JobSpec]) -> None:
+        settled = await asyncio.to_thread(self._log.settle_job, job_id, parts)
+        if job_id in self._waiting:
             del self._waiting[job_id], self._jobs[job_id]
             for part in settled.parts or (settled,):
                 self._enqueue(part)
+        elif settled.parts:  # it was cancelled or paused meanwhile, and so are its parts
+            state = self._jobs.pop(job_id).state
+            for part in settled.parts:
+                await self._end(part, state, "")
 
     def _as_waiting(self, job: Job) -> job_queue.Waiting:
         # The agent of an embedded coordinator comes while the model is imported.
@@ -330,7 +327,9 @@ class Jobs:
             raise Conflict(f"job {job_id} has ended already ({job.state.name.lower()})")
         if job.parts:
             left = [p for p in job.parts if not p.state.ended and p.state is not state]
-            await asyncio.gather(*(self._leave(part.job_id, state, what) for part in left))
+            for part in left:
+                with contextlib.suppress(Conflict):  # it has ended meanwhile
+                    await self._leave(part.job_id, state, what)
             return await self.job(job_id)
         if job_id not in self._jobs and job.state is not JobState.PAUSED:
             raise Conflict(f"job {job_id} belongs to another coordinator; {what} it there")
@@ -346,7 +345,7 @@ class Jobs:
         job = await self.job(job_id)
         if job.state.ended:
             raise Conflict(f"job {job_id} has ended already ({job.state.name.lower()})")
-        await self._check_priority(job.spec.submitted_by, priority)
+        await self._submissions.check_priority(job.spec.submitted_by, priority)
         await asyncio.to_thread(self._log.set_priority, job_id, priority)
         self._wholes.pop(job_id, None)
         for part in job.parts:

@@ -17,6 +17,8 @@ from protos.selectors import Condition, facts, parse_conditions
 MAX_PARTS = 16
 """Kinds of device that one job may be for."""
 
+MAX_NAME = 256
+
 _SHOWN = 8
 
 
@@ -95,6 +97,8 @@ def parts_of(spec: JobSpec, present: Sequence[Device], known: Sequence[Device]) 
     if spec.devices:
         if len(spec.devices) > MAX_PARTS:
             raise _too_many(len(spec.devices))
+        if long := [word for word in spec.devices if len(word) > MAX_NAME]:
+            raise BadRequest(f"{long[0][:MAX_NAME]!r}… is longer than any device's name")
         newest = {device.name: device for device in (*known, *present)}.values()
         chosen = [choose_device(newest, word) for word in spec.devices]
     elif any(asked):

@@ -1,4 +1,5 @@
-"""What a job is for when it is submitted, and while no device is known that it could be for."""
+"""What a job is for when it is submitted, and while no device is known that it could be for; what
+users may have."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from collections.abc import Sequence
 from coordinator.fleet.registry import Registry
 from coordinator.selection import Selector, parts_of
 from coordinator.tuning_log import TuningLog
+from coordinator.tuning_log.users import Quota, quotas
 from device_agent.build import parse_target
-from protos.records import Device, JobSpec
+from protos.errors import Forbidden
+from protos.records import Device, JobSpec, Priority
 
 
 class Submissions:
@@ -41,3 +44,21 @@ class Submissions:
             f"no device that was ever seen is {selector.missing(known)}. The job waits for one; "
             "see `tunefarm devices`"
         )
+
+    async def quotas(self) -> dict[str, Quota]:
+        """What users may have; those who may have anything are left out."""
+
+        def read() -> dict[str, Quota]:
+            with self._log.reading() as connection:
+                return quotas(connection)
+
+        return await asyncio.to_thread(read)
+
+    async def check_priority(self, user: str, priority: Priority) -> None:
+        """Raises Forbidden for a priority above what the user's jobs may have."""
+        highest = (await self.quotas()).get(user, Quota()).highest_priority
+        if highest is not None and priority > highest:
+            raise Forbidden(
+                f"{user}'s jobs have the priority {highest.name.lower()} at most; an administrator "
+                "may change that: tunefarm users set"
+            )
