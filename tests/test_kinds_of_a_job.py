@@ -25,8 +25,8 @@ from tests.test_security_farm import TUNEFARM, run
 
 CPU = str(min(os.sched_getaffinity(0)))
 REAL = '{"kind":"llvm","mtriple":"x86_64-linux-gnu","mcpu":"x86-64-v2","num-cores":1}'
-ONE = '{"kind":"llvm","mcpu":"cortex-a72","num-cores":4}'
-OTHER = '{"kind":"llvm","mcpu":"cortex-a76","num-cores":4}'
+ONE = '{"kind":"llvm","mtriple":"x86_64-linux-gnu","mcpu":"x86-64-v3","num-cores":4}'
+OTHER = '{"kind":"llvm","mtriple":"x86_64-linux-gnu","mcpu":"x86-64-v3","num-cores":2}'
 TRIALS = 6
 
 
