@@ -73,14 +73,16 @@ def assign(
     """
     able = _by_kind([seat for seat in seats if not seat.set_aside])
     leases = {seat.session_id: seat.leases for seat in seats}
-    sharing = _Sharing(seats)
+    sharing = _Sharing(waiting, seats)
     parts = dict(had or {})
     left = {batch.batch_id: batch.trials for batch in waiting}
     todo = list(waiting)
     assignments: list[Assignment] = []
     while todo:
         batch = min(todo, key=lambda batch: parts.get(batch.job_id, 0.0))  # the first of equals
-        asked_for = [s for s in able.get(batch.needs, ()) if s not in batch.barred]
+        asked_for = able.get(batch.needs, [])
+        if batch.barred:
+            asked_for = [s for s in asked_for if s not in batch.barred]
         free = [s for s in asked_for if leases[s] < LEASES_PER_DEVICE and sharing.may(batch, s)]
         if not free or not left[batch.batch_id]:
             if left[batch.batch_id]:
@@ -103,29 +105,34 @@ def assign(
 class _Sharing:
     """Which jobs are on which devices, and for whom a device is kept."""
 
-    def __init__(self, seats: Sequence[Seat]) -> None:
-        self._jobs = {seat.session_id: set(seat.jobs) for seat in seats}
-        self._taken_by = {seat.session_id: seat.taken_by for seat in seats}
+    def __init__(self, waiting: Sequence[Waiting], seats: Sequence[Seat]) -> None:
+        self._jobs = {seat.session_id: set(seat.jobs) for seat in seats if seat.jobs}
+        self._taken_by = {seat.session_id: seat.taken_by for seat in seats if seat.taken_by}
         self._kept_for: dict[str, str] = {}
+        self._all_share = not self._taken_by and not any(batch.alone for batch in waiting)
 
     def may(self, batch: Waiting, session_id: str) -> bool:
         """Whether the batch's job may have a lease beside those that are there."""
+        if self._all_share:
+            return True
         kept_for = self._kept_for.get(session_id, batch.job_id)
         return kept_for == batch.job_id and self._shares(batch, session_id)
 
     def _shares(self, batch: Waiting, session_id: str) -> bool:
-        if self._taken_by[session_id] not in ("", batch.job_id):
+        if self._taken_by.get(session_id, batch.job_id) != batch.job_id:
             return False
-        return not (batch.alone and self._jobs[session_id] - {batch.job_id})
+        return not (batch.alone and self._jobs.get(session_id, set()) - {batch.job_id})
 
     def note(self, batch: Waiting, session_id: str) -> None:
         """It got a lease there."""
-        self._jobs[session_id].add(batch.job_id)
+        self._jobs.setdefault(session_id, set()).add(batch.job_id)
         if batch.alone:
             self._taken_by[session_id] = batch.job_id
 
     def keep_one(self, batch: Waiting, asked_for: Sequence[str], leases: Mapping[str, int]) -> None:
         """Keep the device for the job that would be free first if nobody else got it."""
+        if self._all_share:
+            return
         unshared = [
             session_id
             for session_id in asked_for

@@ -180,6 +180,7 @@ class Fleet:
         sessions = self.registry.sessions.values()
         terms = {batch.job_id: self._terms_of(batch.job_id) for batch in self._batches.values()}
         barred = {job_id: known.barred(sessions) for job_id, known in terms.items()}
+        all_share = not any(known.exclusive for known in self._terms.values())
         waiting = [
             dispatcher.Waiting(
                 *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
@@ -196,7 +197,7 @@ class Fleet:
                 session.device.kind,
                 len(session.leases),
                 bool(self.registry.withheld(session.device.name)),
-                *self._jobs_on(session),
+                *(() if all_share else self._jobs_on(session)),
             )
             for session in sessions
         ]
