@@ -168,7 +168,7 @@ class Jobs:
         """Jobs that any device with certain labels is good for are for those that have come."""
         for job_id in list(self._waiting):
             job = self._jobs[job_id]
-            if job.spec.target_json:
+            if job.spec.target_json or job_id not in self._waiting:
                 continue
             try:
                 parts = self._submissions.settled(job.spec)
@@ -327,9 +327,14 @@ class Jobs:
             raise Conflict(f"job {job_id} has ended already ({job.state.name.lower()})")
         if job.parts:
             left = [p for p in job.parts if not p.state.ended and p.state is not state]
+            refused: list[Conflict] = []
             for part in left:
-                with contextlib.suppress(Conflict):  # it has ended meanwhile
+                try:
                     await self._leave(part.job_id, state, what)
+                except Conflict as error:  # it has ended meanwhile, or is another coordinator's
+                    refused.append(error)
+            if left and len(refused) == len(left):
+                raise refused[0]
             return await self.job(job_id)
         if job_id not in self._jobs and job.state is not JobState.PAUSED:
             raise Conflict(f"job {job_id} belongs to another coordinator; {what} it there")
