@@ -526,7 +526,7 @@ class Fleet:
         odd = None
         if kernel.canary is not None and message.canary_s is not None and not drifts:
             odd = self.registry.canary_took(device, kernel.canary.sha256, message.canary_s)
-        if odd is None:
+        if odd is None or not kernel.evaluator.drifts(odd):  # a job may take times to be rough
             self.registry.lease_ended(device.name, ratio, drifts)
         else:
             self.registry.lease_ended(device.name, odd, True, SIBLINGS)
