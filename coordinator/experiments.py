@@ -15,6 +15,7 @@ from coordinator.canary import build_canary
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.search.proposer import Proposal
+from coordinator.selection import ANY, Selector
 from coordinator.stages import StageClock
 from coordinator.task_run import TaskRun
 from coordinator.tuning_log import TuningLog
@@ -59,7 +60,8 @@ def evaluator_of(spec: JobSpec) -> EvaluatorConfig:
 class Lab:
     """What an experiment needs: whose it is, where it is done, and by what.
 
-    ``built_with`` are the versions of the builders' tools.
+    ``built_with`` are the versions of the builders' tools, ``selector`` says which devices the job
+    asked for.
     """
 
     job_id: str
@@ -71,6 +73,12 @@ class Lab:
     clock: StageClock
     evaluator: EvaluatorConfig
     built_with: Mapping[str, str] = field(default_factory=dict)
+    selector: Selector = ANY
+
+    @property
+    def devices_present(self) -> int:
+        """How many devices are connected that the job may have."""
+        return self.fleet.registry.present(self.device.kind, self.selector)
 
     @property
     def toolchains(self) -> list[dict[str, str]]:

@@ -103,19 +103,13 @@ class Farm:
         if not connected:
             raise Unavailable("no device is connected; start one: tunefarm agent")
         chosen = choose_device(connected, device)
-        target_json = chosen.target_json
-        others = [d for d in connected if d.target_json == target_json and d.kind != chosen.kind]
-        if others:
-            raise BadRequest(
-                f"device {others[0].name} has the same target as {chosen.name} and is of another "
-                f"kind ({others[0].cpu_model}), so the job could run on it; stop its agent first"
-            )
         fixed = _shapes(shapes)
         spec = JobSpec(
-            *(name, sha256_hex(data), target_json, trials),
+            *(name, sha256_hex(data), "", trials),
             shapes=fixed,
             time_limit_s=time_limit_s,
             submitted_by=submitted_by,
+            devices=(chosen.kind,),
         )
         job = self._watched(self._client.submit(spec, data), changed)
         if job.state is not JobState.DONE or job.result is None:

@@ -146,7 +146,7 @@ class Finals:
             self._declare(run, await self._known(run))
 
     def _devices(self) -> int:
-        return max(1, self._lab.fleet.registry.present(self._lab.device.kind))
+        return max(1, self._lab.devices_present)
 
     async def _known(self, run: TaskRun) -> list[Evidence]:
         lab = self._lab

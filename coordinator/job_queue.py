@@ -21,12 +21,13 @@ SLICE_S = 1800.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job that waits; ``has_device``: one that it could run on is connected."""
+    """A job that waits; ``lacks`` says, for people, what it waits for if no device that it could
+    run on is connected."""
 
     job_id: str
     user: str
     priority: Priority
-    has_device: bool = True
+    lacks: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def next_turn(
     ready = []
     for job in waiting:
         quota = max_running.get(job.user)
-        if not job.has_device:
-            why[job.job_id] = "waiting for a device of its target"
+        if job.lacks:
+            why[job.job_id] = f"waiting for {job.lacks}"
         elif quota is not None and running_of[job.user] >= quota:
             why[job.job_id] = f"waiting: {job.user} may have {quota} running at a time"
         else:

@@ -23,6 +23,7 @@ from coordinator.results.engines import check_left_to_engine
 from coordinator.results.finish import Finisher
 from coordinator.search.proposer import SearchConfig
 from coordinator.search.worker import SearchPool
+from coordinator.selection import Selector
 from coordinator.stages import StageClock
 from coordinator.training.trainer import Trainer
 from coordinator.tuner import Tuner
@@ -59,8 +60,8 @@ LOG_PATIENCE_S = 60.0
 
 
 def stage_line(stage: str, aside: str) -> str:
-    """What people see of a stage; ``aside`` says which devices are set aside, if all are."""
-    return f"{stage}; it waits for a device that is set aside: {aside}" if aside else stage
+    """What people see of a stage; ``aside`` says why each device gets no work, if none does."""
+    return f"{stage}; it waits for a device: {aside}" if aside else stage
 
 
 def _target_us(spec: JobSpec, beside_ms: float) -> float | None:
@@ -184,10 +185,10 @@ class JobRunner:
         return imported
 
     async def _device(self) -> Device:
-        if not self._fleet.registry.devices_for(self.job.spec.target_json):
-            target = self.job.spec.target_json
-            await self._set(stage=f"waiting for a device with the target {target}")
-        return await self._fleet.device_for(self.job.spec.target_json)
+        selector = Selector.of(self.job.spec)
+        if missing := self._fleet.registry.missing(selector):
+            await self._set(stage=f"waiting for {missing}; the target is {selector.target_json}")
+        return await self._fleet.device_for(selector)
 
     async def _tune(
         self,
@@ -209,6 +210,7 @@ class JobRunner:
             self._clock,
             evaluator_of(spec),
             await self._builders.run(tool_versions),
+            Selector.of(spec),
         )
         learning = Learning(lab, search, trainer)
         self._tuner = tuner = Tuner(
@@ -264,7 +266,9 @@ class JobRunner:
     async def _start_time(self) -> float | None:
         """Start the job's time; the moment of the monotonic clock at which it is over, if any."""
         job = self.job
-        spent_s = await asyncio.to_thread(self._log.spent_s, job.spec.identity, job.job_id)
+        spent_s = await asyncio.to_thread(
+            self._log.spent_s, job.spec.identity, job.job_id, job.spec.devices
+        )
         now = time.monotonic()
         self._started = now - job.elapsed_s
         if job.spec.time_limit_s is None:
@@ -278,7 +282,7 @@ class JobRunner:
         limit_s = self.job.spec.time_limit_s
         if deadline is None or limit_s is None:
             return None
-        devices = self._fleet.registry.present(device.kind)
+        devices = self._fleet.registry.present(device.kind, Selector.of(self.job.spec))
         return deadline - reserve_s(limit_s, len(tuner.runs), devices)
 
     async def _baseline(self, tuner: Tuner, deadline: float | None) -> None:
@@ -382,10 +386,11 @@ class JobRunner:
                 log.warning("job %s: its progress is not saved: %s", self.job.job_id, error)
 
     async def _say_what_it_waits_for(self, kind: str) -> None:
-        """Once a second: a job that waits for devices that are set aside says so in its stage."""
+        """Once a second: a job none of whose devices gets work says so in its stage."""
+        selector = Selector.of(self.job.spec)
         while True:
             await asyncio.sleep(1.0)
-            stage = stage_line(self._stage, self._fleet.registry.none_left(kind))
+            stage = stage_line(self._stage, self._fleet.registry.none_left(kind, selector))
             if stage != self.job.stage:
                 self.job = replace(self.job, stage=stage)
                 self._changed(self.job)

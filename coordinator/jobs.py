@@ -9,21 +9,23 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator import job_queue
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
+from coordinator.fleet.terms import Terms
 from coordinator.frontend.onnx_model import inspect_model
 from coordinator.job_runner import JobRunner
+from coordinator.parts import title, whole
+from coordinator.selection import Selector
+from coordinator.submission import Submissions
 from coordinator.tuning_log import TuningLog
-from coordinator.tuning_log.users import Quota, quotas
-from device_agent.build import parse_target
 from protos.errors import (
+    BadRequest,
     Conflict,
     FarmError,
-    Forbidden,
     JobFailed,
     LogUnavailable,
     NotFound,
@@ -61,11 +63,13 @@ class Jobs:
         """``embedded``: it touches no other coordinator's jobs."""
         self._log = tuning_log
         self._fleet = fleet
+        self._submissions = Submissions(tuning_log, fleet.registry)
         self._builders = builders
         self._embedded = embedded
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._waiting: dict[str, None] = {}  # their ids in the order in which they came
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}  # those that run or wait here, and none with parts
+        self._wholes: dict[str, Job] = {}  # those that such are parts of
         self._running: dict[str, _Running] = {}
         self._changes = asyncio.Event()
         self._stopping = False
@@ -95,36 +99,29 @@ class Jobs:
             await asyncio.sleep(HEARTBEAT_S)
 
     async def submit(self, spec: JobSpec, model: bytes) -> Job:
-        """Accept a job; raises BadModel or BadTarget if it can't be tuned, Forbidden if its
-        priority is above the user's, and keeps nothing then.
+        """Accept a job; raises BadModel or BadTarget if it can't be tuned, NotFound or BadRequest
+        if no device can be what it is for, Forbidden if its priority is above the user's, and keeps
+        nothing then.
 
-        Submitting what was interrupted continues it: the log answers for what was measured.
+        Submitting what was interrupted continues it: the log answers for what was measured. A job
+        for several kinds of device is one job with a part for each, which run like any others.
         """
         if self._stopping:
             raise Unavailable("the coordinator is shutting down")
-        await self._check_priority(spec.submitted_by, spec.priority)
-        await asyncio.to_thread(parse_target, spec.target_json)
+        await self._submissions.check_priority(spec.submitted_by, spec.priority)
+        parts = await self._submissions.parts_of(spec)
         await asyncio.to_thread(inspect_model, model, spec.shapes)
         sha256 = await asyncio.to_thread(self._log.put_blob, model)
-        spec = replace(spec, model_sha256=sha256)
-        job = await asyncio.to_thread(self._log.add_job, spec, self._owner, self._embedded)
-        self._enqueue(job)
-        return job
-
-    async def _quotas(self) -> dict[str, Quota]:
-        def read() -> dict[str, Quota]:
-            with self._log.reading() as connection:
-                return quotas(connection)
-
-        return await asyncio.to_thread(read)
-
-    async def _check_priority(self, user: str, priority: Priority) -> None:
-        highest = (await self._quotas()).get(user, Quota()).highest_priority
-        if highest is not None and priority > highest:
-            raise Forbidden(
-                f"{user}'s jobs have the priority {highest.name.lower()} at most; an administrator "
-                "may change that: tunefarm users set"
-            )
+        parts = [replace(part, model_sha256=sha256) for part in parts]
+        spec = parts.pop() if len(parts) == 1 else replace(spec, model_sha256=sha256)
+        job = await asyncio.to_thread(self._log.add_job, spec, self._owner, self._embedded, parts)
+        begun = []
+        for part in job.parts or (job,):
+            why = "" if self._embedded else await self._submissions.never_matched(part.spec)
+            begun.append(replace(part, stage=why))
+        for part in begun:
+            self._enqueue(part)
+        return whole(job, begun) if job.parts else begun[0]
 
     def _enqueue(self, job: Job) -> None:
         self._jobs[job.job_id] = job
@@ -147,11 +144,12 @@ class Jobs:
 
     async def _take_turn(self) -> bool:
         """Begin or interrupt one job; whether there was one."""
+        await self._settle()
         if not self._waiting or self._stopping:
             return False
         limits = {
             user: quota.max_running
-            for user, quota in (await self._quotas()).items()
+            for user, quota in (await self._submissions.quotas()).items()
             if quota.max_running is not None
         }
         waiting = [self._as_waiting(self._jobs[job_id]) for job_id in self._waiting]
@@ -167,13 +165,36 @@ class Jobs:
             self._begin(self._jobs[turn.begin])
         return turn.begin is not None or turn.interrupt is not None
 
+    async def _settle(self) -> None:
+        """Jobs that any device with certain labels is good for are for those that have come."""
+        for job_id in list(self._waiting):
+            job = self._jobs[job_id]
+            if job.spec.target_json or job_id not in self._waiting:
+                continue
+            try:
+                parts = self._submissions.settled(job.spec)
+            except BadRequest as error:  # too many kinds
+                del self._waiting[job_id]
+                await self._end(job, JobState.FAILED, str(error))
+                continue
+            if parts:
+                await self._begin_parts(job_id, parts)
+
+    async def _begin_parts(self, job_id: str, parts: Sequence[JobSpec]) -> None:
+        settled = await asyncio.to_thread(self._log.settle_job, job_id, parts)
+        if job_id in self._waiting:
+            del self._waiting[job_id], self._jobs[job_id]
+            for part in settled.parts or (settled,):
+                self._enqueue(part)
+        elif settled.parts:  # it was cancelled or paused meanwhile, and so are its parts
+            state = self._jobs.pop(job_id).state
+            for part in settled.parts:
+                await self._end(part, state, "")
+
     def _as_waiting(self, job: Job) -> job_queue.Waiting:
         # The agent of an embedded coordinator comes while the model is imported.
-        devices = self._fleet.registry.devices_for(job.spec.target_json)
-        has_device = self._embedded or bool(devices)
-        return job_queue.Waiting(
-            job.job_id, job.spec.submitted_by, job.spec.priority, has_device=has_device
-        )
+        lacks = "" if self._embedded else self._fleet.registry.missing(Selector.of(job.spec))
+        return job_queue.Waiting(job.job_id, job.spec.submitted_by, job.spec.priority, lacks)
 
     @staticmethod
     def _as_running(held: _Running) -> job_queue.Running:
@@ -189,6 +210,7 @@ class Jobs:
     def _begin(self, job: Job) -> None:
         del self._waiting[job.job_id]
         self._fleet.set_weight(job.job_id, job.spec.priority.weight)
+        self._fleet.set_terms(job.job_id, Terms(Selector.of(job.spec), job.spec.exclusive))
         runner = JobRunner(job, self._log, self._fleet, self._builders, self._changed)
         task = asyncio.create_task(self._run(runner), name=job.job_id)
         self._running[job.job_id] = _Running(runner, task)
@@ -246,15 +268,25 @@ class Jobs:
         return Counter(job.state for job in self._jobs.values())
 
     async def job(self, job_id: str) -> Job:
-        """The job as it is now; raises NotFound."""
+        """The job as it is now, with its parts; raises NotFound."""
         if job_id in self._jobs:
             return self._jobs[job_id]
-        return await asyncio.to_thread(self._log.job, job_id)
+        job = self._wholes.get(job_id)
+        if job is None:
+            job = await asyncio.to_thread(self._log.job, job_id)
+            if job.parts and all(part.job_id in self._jobs for part in job.parts):
+                self._wholes[job_id] = job  # the log needs not be asked again
+        return self._now(job)
+
+    def _now(self, stored: Job) -> Job:
+        """What the log has of a job, and of its parts, as it is now."""
+        if stored.parts:
+            return whole(stored, [self._now(part) for part in stored.parts])
+        return self._jobs.get(stored.job_id, stored)
 
     async def newest(self, limit: int, project: str = "") -> list[Job]:
         """The newest jobs of the tuning log, the running ones as they are now."""
-        stored = await asyncio.to_thread(self._log.jobs, limit, project)
-        return [self._jobs.get(job.job_id, job) for job in stored]
+        return [self._now(job) for job in await asyncio.to_thread(self._log.jobs, limit, project)]
 
     async def watch(self, job_id: str) -> AsyncIterator[Job]:
         """The job at every change, until it has ended."""
@@ -279,23 +311,36 @@ class Jobs:
                 "a job of `tunefarm tune` is not paused: Ctrl-C keeps every measurement, and the "
                 "same command goes on"
             )
-        if (await self.job(job_id)).state is JobState.PAUSED:
+        job = await self.job(job_id)
+        if job.state is JobState.PAUSED:
             raise Conflict(f"job {job_id} is paused already")
         return await self._leave(job_id, JobState.PAUSED, "pause")
 
     async def resume(self, job_id: str) -> Job:
         """Let a paused job go on; raises Conflict if it is not paused."""
         job = await self.job(job_id)
-        if job.state is not JobState.PAUSED:
+        paused = [one for one in job.parts or (job,) if one.state is JobState.PAUSED]
+        if not paused:
             raise Conflict(f"job {job_id} is not paused, it is {job.state.name.lower()}")
-        queued = await self._end(job, JobState.QUEUED, "")
-        self._enqueue(queued)
-        return queued
+        for one in paused:
+            self._enqueue(await self._end(one, JobState.QUEUED, ""))
+        return await self.job(job_id)
 
     async def _leave(self, job_id: str, state: JobState, what: str) -> Job:
         job = await self.job(job_id)
         if job.state.ended:
             raise Conflict(f"job {job_id} has ended already ({job.state.name.lower()})")
+        if job.parts:
+            left = [p for p in job.parts if not p.state.ended and p.state is not state]
+            refused: list[Conflict] = []
+            for part in left:
+                try:
+                    await self._leave(part.job_id, state, what)
+                except Conflict as error:  # it has ended meanwhile, or is another coordinator's
+                    refused.append(error)
+            if left and len(refused) == len(left):
+                raise refused[0]
+            return await self.job(job_id)
         if job_id not in self._jobs and job.state is not JobState.PAUSED:
             raise Conflict(f"job {job_id} belongs to another coordinator; {what} it there")
         if job_id in self._running:
@@ -310,8 +355,12 @@ class Jobs:
         job = await self.job(job_id)
         if job.state.ended:
             raise Conflict(f"job {job_id} has ended already ({job.state.name.lower()})")
-        await self._check_priority(job.spec.submitted_by, priority)
+        await self._submissions.check_priority(job.spec.submitted_by, priority)
         await asyncio.to_thread(self._log.set_priority, job_id, priority)
+        self._wholes.pop(job_id, None)
+        for part in job.parts:
+            if not part.state.ended:
+                await self.set_priority(part.job_id, priority)
         if (held := self._running.get(job_id)) is not None:
             held.runner.set_priority(priority)
             self._fleet.set_weight(job_id, priority.weight)
@@ -324,6 +373,12 @@ class Jobs:
     async def package(self, job_id: str) -> tuple[str, bytes]:
         """File name and bytes of a finished job's wheel; raises Conflict if there is none."""
         job = await self.job(job_id)
+        if job.parts:
+            done = ", ".join(title(part) for part in job.parts if part.result is not None)
+            raise Conflict(
+                f"job {job_id} has a package for each kind of device; fetch those of its parts: "
+                f"{done or 'none is done yet'}"
+            )
         if job.result is None:
             raise Conflict(
                 f"job {job_id} has no package: it is {job.state.name.lower()}"

@@ -242,7 +242,7 @@ class Tuner:
         return None
 
     def _launch(self, budget: Budget, batches: set[asyncio.Task[None]]) -> None:
-        devices = self._lab.fleet.registry.present(self._lab.device.kind)
+        devices = self._lab.devices_present
         slots = BATCHES_AHEAD + max(0, devices - 1)
         while len(batches) < slots and budget.remaining_s != 0:
             left = budget.trials - self.counts.total - self._under_way

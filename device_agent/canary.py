@@ -46,6 +46,11 @@ class Reference:
         """Whether there were enough runs."""
         return len(self.runs_s) >= REFERENCE_RUNS
 
+    @property
+    def seconds(self) -> float | None:
+        """What it takes on this device; None until that is known."""
+        return statistics.median(self.runs_s) if self.known else None
+
     def ratio(self, latest_s: float) -> float:
         """A run's time over the reference, or over what is there of it; 1 if nothing is."""
         if not math.isfinite(latest_s):

@@ -127,6 +127,12 @@ class LeaseGuard:
         """That of the canary that decided, as LeaseFinished says it."""
         return self._last if self._off is None else self._off
 
+    @property
+    def canary_s(self) -> float | None:
+        """What the canary takes on this device, seconds; None if there is none, or until that is
+        known."""
+        return None if self._canary is None else self._watch.reference(self._canary).seconds
+
     def ready(self) -> bool:
         """Whether the next measurement may begin; False if the lease was dropped meanwhile.
 

@@ -56,7 +56,8 @@ ATTEMPTS = 2
 class KernelLease:
     """A lease that is being executed; ``dropped`` once nobody waits for the rest of it.
 
-    ``canary_ratio`` is that of the canary that decided. ``expired`` says whether it is too late.
+    ``canary_ratio`` is that of the canary that decided, ``canary_s`` what it takes on this device.
+    ``expired`` says whether it is too late.
     """
 
     lease_id: str
@@ -65,6 +66,7 @@ class KernelLease:
     dropped: threading.Event
     expired: Callable[[], bool]
     canary_ratio: float | None = None
+    canary_s: float | None = None
 
 
 class KernelLeases:
@@ -113,7 +115,7 @@ class KernelLeases:
                     if not guard.finish():
                         self._best.forget(work)
         finally:
-            lease.canary_ratio = guard.canary_ratio
+            lease.canary_ratio, lease.canary_s = guard.canary_ratio, guard.canary_s
 
     def _stopped(self, lease: KernelLease) -> bool:
         return lease.dropped.is_set() or self._closed.is_set()

@@ -41,13 +41,14 @@ JOIN_TIMEOUT_S = 1.0
 class _Held:
     """A lease that has arrived; ``dropped`` once nobody waits for the rest of it.
 
-    ``canary_ratio`` is what LeaseFinished says.
+    ``canary_ratio`` and ``canary_s`` are what LeaseFinished says.
     """
 
     lease: Lease
     arrived: float = field(default_factory=time.monotonic)
     dropped: threading.Event = field(default_factory=threading.Event)
     canary_ratio: float | None = None
+    canary_s: float | None = None
 
     def expired(self) -> bool:
         expires_s = self.lease.expires_s
@@ -149,7 +150,7 @@ class LeaseWorker:
                 return
             if error:
                 log.warning("lease %s of job %s: %s", lease.lease_id, lease.job_id, error)
-            self._report(LeaseFinished(lease.lease_id, error, held.canary_ratio))
+            self._report(LeaseFinished(lease.lease_id, error, held.canary_ratio, held.canary_s))
 
     def _begin_lease(self) -> None:
         with self._lock:
@@ -192,7 +193,7 @@ class LeaseWorker:
         try:
             self._leases.execute(lease)
         finally:
-            held.canary_ratio = lease.canary_ratio
+            held.canary_ratio, held.canary_s = lease.canary_ratio, lease.canary_s
 
     def _execute_model(self, lease: Lease, work: ModelWork) -> None:
         if not self._device.cpus:

@@ -128,7 +128,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels", "not_enforced")
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels", "not_enforced", "board")
     class ToolVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +163,7 @@ class Device(_message.Message):
     CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     NOT_ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    BOARD_FIELD_NUMBER: _ClassVar[int]
     name: str
     target_json: str
     cpu_model: str
@@ -176,21 +177,26 @@ class Device(_message.Message):
     cache_bytes: int
     labels: _containers.ScalarMap[str, str]
     not_enforced: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., not_enforced: _Optional[_Iterable[str]] = ...) -> None: ...
+    board: str
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., not_enforced: _Optional[_Iterable[str]] = ..., board: _Optional[str] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
-    __slots__ = ("device", "state", "kind", "measurements", "last_error")
+    __slots__ = ("device", "state", "kind", "measurements", "last_error", "canary_s", "siblings_s")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    CANARY_S_FIELD_NUMBER: _ClassVar[int]
+    SIBLINGS_S_FIELD_NUMBER: _ClassVar[int]
     device: Device
     state: DeviceState
     kind: str
     measurements: int
     last_error: str
-    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., state: _Optional[_Union[DeviceState, str]] = ..., kind: _Optional[str] = ..., measurements: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    canary_s: float
+    siblings_s: float
+    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., state: _Optional[_Union[DeviceState, str]] = ..., kind: _Optional[str] = ..., measurements: _Optional[int] = ..., last_error: _Optional[str] = ..., canary_s: _Optional[float] = ..., siblings_s: _Optional[float] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("sha256", "size_bytes", "data")
@@ -446,14 +452,16 @@ class Heartbeat(_message.Message):
     def __init__(self, telemetry: _Optional[_Union[Telemetry, _Mapping]] = ...) -> None: ...
 
 class LeaseFinished(_message.Message):
-    __slots__ = ("lease_id", "error", "canary_ratio")
+    __slots__ = ("lease_id", "error", "canary_ratio", "canary_s")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CANARY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    CANARY_S_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     error: str
     canary_ratio: float
-    def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ..., canary_ratio: _Optional[float] = ...) -> None: ...
+    canary_s: float
+    def __init__(self, lease_id: _Optional[str] = ..., error: _Optional[str] = ..., canary_ratio: _Optional[float] = ..., canary_s: _Optional[float] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ()
@@ -530,7 +538,7 @@ class Shape(_message.Message):
     def __init__(self, dims: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by", "priority", "canary_drift")
+    __slots__ = ("model_name", "model_sha256", "shapes", "target_json", "trials", "time_limit_s", "seed", "cold_cache", "target_latency_ms", "flat_share", "direct_convolutions", "project", "submitted_by", "priority", "canary_drift", "devices", "where", "exclusive", "targets")
     class ShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -553,6 +561,10 @@ class JobSpec(_message.Message):
     SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CANARY_DRIFT_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_sha256: str
     shapes: _containers.MessageMap[str, Shape]
@@ -568,7 +580,11 @@ class JobSpec(_message.Message):
     submitted_by: str
     priority: Priority
     canary_drift: float
-    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., canary_drift: _Optional[float] = ...) -> None: ...
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    where: _containers.RepeatedScalarFieldContainer[str]
+    exclusive: bool
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_name: _Optional[str] = ..., model_sha256: _Optional[str] = ..., shapes: _Optional[_Mapping[str, Shape]] = ..., target_json: _Optional[str] = ..., trials: _Optional[int] = ..., time_limit_s: _Optional[float] = ..., seed: _Optional[int] = ..., cold_cache: _Optional[bool] = ..., target_latency_ms: _Optional[float] = ..., flat_share: _Optional[float] = ..., direct_convolutions: _Optional[bool] = ..., project: _Optional[str] = ..., submitted_by: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., canary_drift: _Optional[float] = ..., devices: _Optional[_Iterable[str]] = ..., where: _Optional[_Iterable[str]] = ..., exclusive: _Optional[bool] = ..., targets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TrialCounts(_message.Message):
     __slots__ = ("total", "ok", "failed", "from_log")
@@ -743,7 +759,7 @@ class ThreadResult(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_threads: _Optional[int] = ..., latency_ms: _Optional[float] = ..., low_ms: _Optional[float] = ..., high_ms: _Optional[float] = ..., resident_bytes: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended")
+    __slots__ = ("job_id", "spec", "state", "stage", "error", "trials", "tasks", "ranking", "elapsed_s", "remaining_s", "result", "submitted_at", "stage_s", "tuning_ended", "parent_id", "parts")
     class StageSEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -765,6 +781,8 @@ class Job(_message.Message):
     SUBMITTED_AT_FIELD_NUMBER: _ClassVar[int]
     STAGE_S_FIELD_NUMBER: _ClassVar[int]
     TUNING_ENDED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: JobSpec
     state: JobState
@@ -779,7 +797,9 @@ class Job(_message.Message):
     submitted_at: float
     stage_s: _containers.ScalarMap[str, float]
     tuning_ended: str
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ..., tuning_ended: _Optional[str] = ...) -> None: ...
+    parent_id: str
+    parts: _containers.RepeatedCompositeFieldContainer[Job]
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., error: _Optional[str] = ..., trials: _Optional[_Union[TrialCounts, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., ranking: _Optional[_Union[RankingQuality, _Mapping]] = ..., elapsed_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., result: _Optional[_Union[ModelResult, _Mapping]] = ..., submitted_at: _Optional[float] = ..., stage_s: _Optional[_Mapping[str, float]] = ..., tuning_ended: _Optional[str] = ..., parent_id: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
 
 class HistoryRecord(_message.Message):
     __slots__ = ("measured_at", "workload_key", "candidate_key", "status", "latency_us", "busy_s", "device", "untuned", "trial")

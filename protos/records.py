@@ -51,6 +51,7 @@ class Device:
     ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
     ``labels`` are its owner's; raises BadRequest for those that ``labels.check_labels`` refuses.
     ``not_enforced`` is what its system does not keep kernels from, for people.
+    ``board`` is the model of a single-board computer, empty for everything else.
     """
 
     name: str
@@ -66,15 +67,19 @@ class Device:
     cache_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     not_enforced: tuple[str, ...] = ()
+    board: str = ""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
 
     @property
     def kind(self) -> str:
-        """Devices of one kind answer for each other: same target and CPU, both real or neither."""
-        identity = canonical_json([self.target_json, self.cpu_model, self.emulated])
-        return sha256_hex(identity.encode())[:16]
+        """Devices of one kind answer for each other: same target, CPU and board, both real or
+        neither. A board that is what the CPU is called adds nothing (decision 34)."""
+        made_of: list[object] = [self.target_json, self.cpu_model, self.emulated]
+        if self.board not in ("", self.cpu_model):
+            made_of.append(self.board)
+        return sha256_hex(canonical_json(made_of).encode())[:16]
 
 
 class DeviceState(enum.IntEnum):
@@ -110,13 +115,17 @@ class DeviceEvent:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device as the fleet sees it."""
+    """A device as the fleet sees it. ``canary_s`` is what its canary takes, ``siblings_s``
+    what it takes on devices of its kind: the median, or of two what it takes on the other. None
+    where that is not known."""
 
     device: Device
     state: DeviceState
     kind: str
     measurements: int = 0
     last_error: str = ""
+    canary_s: float | None = None
+    siblings_s: float | None = None
 
 
 # ------------------------------------------------------------------------------- work
@@ -423,12 +432,14 @@ class LeaseFinished:
     """The agent is done with a lease; ``error`` says why it could not do it at all.
 
     ``canary_ratio`` is that of the canary which decided: the last that was off, otherwise the last;
-    infinite if it failed, None if none ran.
+    infinite if it failed, None if none ran. ``canary_s`` is its reference on this device, in
+    seconds; None until that is known.
     """
 
     lease_id: str
     error: str = ""
     canary_ratio: float | None = None
+    canary_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -523,6 +534,11 @@ class JobSpec:
     ``direct_convolutions`` no other algorithm is tried for them. ``project`` is the user's word for
     what the job belongs to. A canary that is off by more than ``canary_drift`` makes measurements
     suspect (None: by more than is usual).
+
+    Whom it is for: the devices with ``target_json``, those with one of the ``targets``, or those of
+    the kinds that ``devices`` names, by a device's name or a kind's first digits; a job that was
+    accepted has whole kinds there. Of these, the ones of which ``where`` holds
+    (``protos/selectors.py``). With ``exclusive``, a device does no other job's work beside its own.
     """
 
     model_name: str
@@ -540,6 +556,10 @@ class JobSpec:
     submitted_by: str = UNKNOWN_USER
     priority: Priority = Priority.NORMAL
     canary_drift: float | None = None
+    devices: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    exclusive: bool = False
+    targets: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -704,6 +724,10 @@ class Job:
     ``tuning_ended`` says, for people, why its tuning ended; empty before that.
     ``stage_s`` is wall time in seconds per stage of the run that ended; stages overlap. It is not
     kept in the log: empty for a job that an earlier coordinator ran.
+
+    A job for several kinds of device has ``parts``, each of them a job like any other that is for
+    one kind, with the whole job's id as its ``parent_id``. The whole job's state is theirs
+    (``coordinator/parts.py``); it has no operators, no result and no package of its own.
     """
 
     job_id: str
@@ -720,6 +744,8 @@ class Job:
     submitted_at: float = 0.0
     stage_s: Mapping[str, float] = field(default_factory=dict)
     tuning_ended: str = ""
+    parent_id: str = ""
+    parts: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True)

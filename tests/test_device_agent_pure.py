@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from protos import errors
 from protos.records import (
     Acknowledgement,
     Artifact,
+    Device,
     Measurement,
     MeasurementStatus,
     TensorSpec,
@@ -242,6 +244,30 @@ def test_a_raspberry_pi_is_described() -> None:
     assert info.model == "Raspberry Pi 4 Model B Rev 1.4"
     assert simd_features(info.features) == ("asimd",)
     assert cpu.default_target("aarch64", info, 4)["mcpu"] == "cortex-a72"
+
+
+def test_a_board_is_known_by_its_device_tree(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    assert cpu.board_model(file) == "", "a PC has none"
+    for text, board in (
+        (b"Raspberry Pi 4 Model B Rev 1.4\0", "Raspberry Pi 4 Model B Rev 1.4"),
+        (b"linux,dummy-virt\0", ""),
+        (b"\x1b[31mred\0", ""),
+        (b"x" * 9999, "x" * cpu.MAX_BOARD),
+    ):
+        file.write_bytes(text)
+        assert cpu.board_model(file) == board
+
+
+def test_a_board_makes_a_kind_only_where_it_says_more_than_the_cpu() -> None:
+    """The digits are those of kinds in logs that exist."""
+    pc = Device("pc", '{"kind":"llvm"}', "Intel(R) Xeon(R)", (0,), 1)
+    pi = replace(pc, cpu_model="Raspberry Pi 4 Model B Rev 1.4")
+    assert (pc.kind, pi.kind) == ("0dfdd1a844ab2575", "c75dc335a0a30bf6")
+    assert replace(pi, board=pi.cpu_model).kind == pi.kind
+    unnamed = replace(pc, cpu_model="aarch64")
+    boards = ("", "Raspberry Pi 4 Model B Rev 1.1", "Raspberry Pi 4 Model B Rev 1.4")
+    assert len({replace(unnamed, board=board).kind for board in boards}) == 3
 
 
 def test_an_unknown_architecture_needs_a_target() -> None:

@@ -108,3 +108,72 @@ def test_a_whole_model_counts_as_much_as_a_full_lease() -> None:
         full = Waiting(2, "cpu", 100, weight=weight)
         costs = [assign([batch], [A])[0].cost for batch in (model, full)]
         assert costs == [MAX_TRIALS_PER_LEASE / weight] * 2
+
+
+# ------------------------------------------------------------------------------- who may have whom
+
+
+def on(name: str, *jobs: str, taken_by: str = "", leases: int = 0) -> Seat:
+    return Seat(name, "cpu", leases or len(jobs), False, frozenset(jobs), taken_by)
+
+
+def test_a_device_that_a_job_did_not_ask_for_gets_nothing_of_it() -> None:
+    choosy = Waiting(1, "cpu", 4, job_id="j", barred=frozenset({"a"}))
+    assert assign([choosy], [A, B]) == [Assignment(1, "b", 4)]
+    assert assign([choosy], [A]) == []
+    other = Waiting(2, "cpu", 4, job_id="k")
+    assert assign([choosy, other], [A]) == [Assignment(2, "a", 4)]
+
+
+def test_an_exclusive_job_is_alone_on_its_devices() -> None:
+    alone = Waiting(1, "cpu", 40, job_id="x", alone=True)
+    other = Waiting(2, "cpu", 40, job_id="y")
+    got = assign([alone, other], [A, B])
+    by_seat = {seat: {a.batch_id for a in got if a.session_id == seat} for seat in "ab"}
+    assert sorted(by_seat.values(), key=min) == [{1}, {2}]
+
+
+def test_what_an_exclusive_job_holds_is_not_given_to_others() -> None:
+    seats = [on("a", "x", taken_by="x")]
+    assert assign([Waiting(1, "cpu", 4, job_id="y")], seats) == []
+    assert len(assign([Waiting(1, "cpu", 4, job_id="x", alone=True)], seats)) == 1
+    assert assign([Waiting(1, "cpu", 4, job_id="z", alone=True)], seats) == []
+
+
+def test_a_device_becomes_free_for_an_exclusive_job_whose_turn_it_is() -> None:
+    """Else those that share it would hand it to each other for ever."""
+    alone = Waiting(1, "cpu", 4, job_id="x", alone=True)
+    other = Waiting(2, "cpu", 99, job_id="y")
+    assert assign([alone, other], [on("a", "y")], {"y": 16.0}) == []
+    assert assign([alone, other], [on("a")], {"y": 16.0}) == [Assignment(1, "a", 4)]
+    # One device is enough; the others go on.
+    got = assign([alone, other], [on("a", "y", leases=2), on("b", "y")], {"y": 16.0})
+    assert got == []
+    got = assign([alone, other], [on("a", "y"), on("b", "y")], {"y": 16.0})
+    assert [a.session_id for a in got] == ["b"]
+
+
+def test_an_exclusive_job_gives_its_device_back_when_it_is_the_others_turn() -> None:
+    alone = Waiting(1, "cpu", 99, job_id="x", alone=True)
+    other = Waiting(2, "cpu", 99, job_id="y")
+    held = on("a", "x", taken_by="x")
+    assert assign([alone, other], [held], {"x": 32.0}) == []
+    assert [a.batch_id for a in assign([alone, other], [held], {"y": 32.0})] == [1]
+
+
+def test_in_the_end_an_exclusive_job_and_another_have_had_as_much() -> None:
+    had: dict[str, float] = {}
+    got = {"x": 0, "y": 0}
+    leases: list[str] = []
+    for _ in range(100):
+        waiting = [Waiting(1, "cpu", 99, job_id="x", alone=True), Waiting(2, "cpu", 99, job_id="y")]
+        seat = on("a", *leases, taken_by="x" if "x" in leases else "", leases=len(leases))
+        for one in assign(waiting, [seat], had):
+            job = "x" if one.batch_id == 1 else "y"
+            assert set(leases) <= {job}, "never both"
+            leases.append(job)
+            got[job] += one.trials
+            had[job] = had.get(job, 0.0) + one.cost
+        leases.pop(0)
+    assert abs(got["x"] - got["y"]) <= 2 * MAX_TRIALS_PER_LEASE
+    assert sum(got.values()) >= 90 * MAX_TRIALS_PER_LEASE

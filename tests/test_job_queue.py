@@ -39,7 +39,7 @@ def test_of_one_priority_who_has_the_fewest_running_goes_first() -> None:
 
 
 def test_without_a_device_a_job_takes_no_place_from_others() -> None:
-    nowhere = Waiting("a", "alice", HIGH, has_device=False)
+    nowhere = Waiting("a", "alice", HIGH, lacks="a device of its target")
     turn = next_turn([nowhere, waiting("b")], [], {})
     assert turn.begin == "b"
     assert turn.why == {"a": "waiting for a device of its target"}

@@ -76,6 +76,7 @@ DEVICE = records.Device(
     cache_bytes=2 << 20,
     labels={"rack": "3"},
     not_enforced=("the network",),
+    board="Raspberry Pi 5 Model B Rev 1.0",
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
 EVALUATOR = records.EvaluatorConfig(3, 7, 20, 2.5, 4.0, True, 30, 100, 1.05, 0.02, 8, 0.1)
@@ -144,6 +145,11 @@ SPEC = records.JobSpec(
     canary_drift=0.5,
     project="vision",
     submitted_by="ada",
+    priority=records.Priority.HIGH,
+    devices=("bench-1", "1a2b3c4d"),
+    where=("rack=3",),
+    exclusive=True,
+    targets=("{}", "[]"),
 )
 BARE_SPEC = records.JobSpec("m", "", "{}", 0)
 RANKING = records.RankingQuality(0.75, 0.5, 1.0, 8)
@@ -190,11 +196,13 @@ JOB = records.Job(
     submitted_at=1.7e9,
     stage_s={"build": 12.5},
     tuning_ended="all trials were made",
+    parent_id="j0",
+    parts=(records.Job("j1.1", BARE_SPEC, records.JobState.QUEUED, parent_id="j1"),),
 )
 
 FULL: list[Any] = [
     DEVICE,
-    records.DeviceStatus(DEVICE, records.DeviceState.BUSY, "kind", 2**40, "lost twice"),
+    records.DeviceStatus(DEVICE, records.DeviceState.BUSY, "kind", 2**40, "lost twice", 1e-3, 2e-3),
     DATA,
     TENSOR,
     EVALUATOR,
@@ -222,7 +230,7 @@ FULL: list[Any] = [
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
     records.Registration(records.PROTOCOL_VERSION, DEVICE, "i1", restartable=True),
     records.Heartbeat(TELEMETRY),
-    records.LeaseFinished("l1", "no such artifact", 1.25),
+    records.LeaseFinished("l1", "no such artifact", 1.25, 1e-3),
     records.Goodbye(),
     records.DeviceEvent("d1", "restart", "its agent was told to restart", 1.7e9),
     records.Registered("s1", 2.5),

@@ -106,7 +106,7 @@ def test_a_device_set_aside_is_shown_with_its_reason() -> None:
         assert "1.31, 1.28, 1.35 of its reference" in status.last_error
         assert registry.none_left(device.kind).startswith("board (canary drifts")
         waits = stage_line("tuning", registry.none_left(device.kind))
-        assert waits.startswith("tuning; it waits for a device that is set aside: board (canary")
+        assert waits.startswith("tuning; it waits for a device: board (canary")
         assert stage_line("tuning", "") == "tuning"
         assert registry.none_left("another kind") == ""
         registry.join(FakeAgent.describe("other"))

@@ -12,8 +12,9 @@ from typing import Any
 
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
+from coordinator.parts import asked_for
 from protos.errors import BadRequest
-from protos.records import Job, JobState, Priority
+from protos.records import Job, JobState, Priority, sha256_hex
 
 
 def add_parser(commands: Any) -> None:
@@ -93,22 +94,24 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from coordinator.results.report import report_json, report_text
+    from coordinator.results.whole_report import whole_json, whole_text
 
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         job = farm.job(options.job)
     if options.json:
-        print(json.dumps(report_json(job, None, f"coordinator {options.coordinator}")))
+        print(json.dumps(whole_json(job, {}, f"coordinator {options.coordinator}")))
     else:
         print(headline(job))
-        print(report_text(job, None, f"of the coordinator at {options.coordinator}"))
+        print(whole_text(job, {}, f"of the coordinator at {options.coordinator}"))
     return 0
 
 
 def headline(job: Job) -> str:
-    """One line about a job."""
+    """A line or two about a job."""
     submitted = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "seconds")
     line = f"{job.job_id}  {job.spec.model_name}  {job.state.name.lower()}  submitted {submitted}"
+    asked = asked_for(job.spec)
+    line += f"  for {asked}" if asked else ""
     return f"{line}\n{job.error}" if job.error else line
 
 
@@ -119,19 +122,33 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def follow(farm: FarmClient, job_id: str, out: Path) -> int:
-    """Show a job until it has ended, then save its package and print the report."""
+    """Show a job until it has ended, then save its package and print the report. Of a job with
+    parts, each part's package is saved in a folder of its own, whatever became of the others."""
     from coordinator.cli.progress import Progress
-    from coordinator.results.report import report_text
+    from coordinator.results.whole_report import whole_text
 
     with Progress() as progress:
         for job in farm.watch(job_id):
             progress.update(job)
-    if job.state is not JobState.DONE:
+    paths = {
+        one.job_id: str(save_package(_folder(out, one), one, farm.package(one.job_id)).resolve())
+        for one in job.parts or (job,)
+        if one.state is JobState.DONE
+    }
+    done = job.state is JobState.DONE
+    if not done:
         print(f"tunefarm: {headline(job)}", file=sys.stderr)
-        return 3
-    path = save_package(out, job, farm.package(job_id))
-    print(report_text(job, str(path.resolve()), f"of the coordinator at {farm.address}"))
-    return 0
+    if paths:
+        print(whole_text(job, paths, f"of the coordinator at {farm.address}"))
+    return 0 if done else 3
+
+
+def _folder(out: Path, job: Job) -> Path:
+    """Where a job's package goes: all parts' packages have the same name."""
+    if not job.parent_id:
+        return out
+    kind = job.spec.devices[0] if job.spec.devices else sha256_hex(job.spec.target_json.encode())
+    return out / kind[:8]
 
 
 def save_package(out: Path, job: Job, data: bytes) -> Path:

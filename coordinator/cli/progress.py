@@ -89,13 +89,13 @@ class Progress:
     def update(self, job: Job) -> None:
         """Show the job as it is now."""
         if self._live is not None:
-            body = [Text(summary(job))]
+            body = [Text(summary(one)) for one in job.parts or (job,)]
             if job.tasks:
                 self._live.update(Group(*body, _tasks_table(job)), refresh=True)
             else:
                 self._live.update(Group(*body), refresh=True)
             return
-        line = summary(job)
+        line = "\n".join(summary(one) for one in job.parts or (job,))
         due = time.monotonic() - self._last_time >= LINE_INTERVAL_S
         if line != self._last_line and (due or job.state.ended):
             self._console.print(Text(line), soft_wrap=True)

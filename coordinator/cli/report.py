@@ -13,6 +13,7 @@ from coordinator.cli import options as shared
 from coordinator.cli.jobs import headline
 from coordinator.client import FarmClient
 from coordinator.job_measurements import measurements_of
+from coordinator.results.whole_report import whole_json, whole_text
 from protos.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -73,23 +74,30 @@ def check_html(path: Path | None) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report, and write the page if one is wanted."""
-    from coordinator.results.curve import tuning_json
-    from coordinator.results.report import report_json, report_text
-
     check_html(options.html)
     if options.coordinator:
         data = report_of_coordinator(options.coordinator, options.job, shared.credentials(options))
     else:
         data = _of_log(options)
     if options.json:
-        found = report_json(data.job, None, data.source)
-        print(json.dumps({**found, "tuning": tuning_json(data.job.tasks, data.history)}))
+        print(json.dumps(_json(data)))
     else:
         print(headline(data.job))
-        print(report_text(data.job, None, data.source))
+        print(whole_text(data.job, {}, data.source))
     if options.html is not None:
         write_page(options.html, data)
     return 0
+
+
+def _json(data: ReportData) -> dict[str, Any]:
+    from coordinator.results.curve import tuning_json
+
+    found = whole_json(data.job, {}, data.source)
+    if not data.parts:
+        return {**found, "tuning": tuning_json(data.job.tasks, data.history)}
+    parts = zip(found["parts"], data.parts, strict=True)
+    tuned = [{**one, "tuning": tuning_json(part.job.tasks, part.history)} for one, part in parts]
+    return {**found, "parts": tuned}
 
 
 def write_page(path: Path, data: ReportData) -> None:
@@ -120,9 +128,9 @@ def report_of_log(url: str, job_id: str) -> ReportData:
             if not newest:
                 raise _no_job(f"the tuning log {display_url(url)}")
             job_id = newest[0].job_id
-        job = log.job(job_id)
-        measured = measurements_of(log, job)
-        return ReportData(job, display_url(url), measured.history, measured.limits)
+        return ReportData.of(
+            log.job(job_id), display_url(url), lambda one: measurements_of(log, one)
+        )
     finally:
         log.close()
 
@@ -148,8 +156,7 @@ def report_of_coordinator(address: str, job_id: str, credentials: Path | None = 
             if not newest:
                 raise _no_job(source)
             job_id = newest[0].job_id
-        job, measured = farm.job(job_id), farm.measurements(job_id)
-    return ReportData(job, source, measured.history, measured.limits)
+        return ReportData.of(farm.job(job_id), source, lambda one: farm.measurements(one.job_id))
 
 
 def _no_job(where: str) -> NotFound:

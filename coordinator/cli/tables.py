@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.parts import asked_for
 from protos.labels import labels_text
 from protos.records import DeviceEvent, DeviceStatus, Job
 
@@ -36,28 +37,33 @@ def _table(name: str, *columns: str) -> Table:
 
 
 def jobs_table(jobs: Sequence[Job]) -> None:
-    """One line a job. What users typed is shown as it is, never as markup."""
+    """One line a job, and one for each part below it. What users typed is shown as it is, never as
+    markup."""
+    chosen = any(asked_for(job.spec) for job in jobs)
     table = _table(
         *("job", "model", "state", "submitted", "by", "project", "priority", "trials"),
-        *("untuned", "tuned", "note"),
+        *("untuned", "tuned", *(("for",) if chosen else ()), "note"),
     )
     for job in jobs:
-        when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
-        result = job.result
-        table.add_row(
-            Text(job.job_id),
-            Text(job.spec.model_name),
-            job.state.name.lower(),
-            when,
-            Text(job.spec.submitted_by),
-            Text(job.spec.project),
-            job.spec.priority.name.lower(),
-            f"{job.trials.total} ({job.trials.failed} failed)",
-            f"{result.untuned_ms:.3f} ms" if result else "",
-            f"{result.tuned_ms:.3f} ms" if result else "",
-            Text(job.error or job.stage),
-        )
+        table.add_row(*_job_row(job, job.job_id, chosen))
+        for part in job.parts:
+            table.add_row(*_job_row(part, f"  {part.job_id}", chosen))
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
+
+
+def _job_row(job: Job, name: str, chosen: bool) -> list[Text]:
+    when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
+    result = job.result
+    cells = [
+        *(name, job.spec.model_name, job.state.name.lower(), when, job.spec.submitted_by),
+        *(job.spec.project, job.spec.priority.name.lower()),
+        f"{job.trials.total} ({job.trials.failed} failed)",
+        f"{result.untuned_ms:.3f} ms" if result else "",
+        f"{result.tuned_ms:.3f} ms" if result else "",
+        *((asked_for(job.spec),) if chosen else ()),
+        "" if job.parts else job.error or job.stage,
+    ]
+    return [Text(cell) for cell in cells]
 
 
 def identities_table(
@@ -109,11 +115,20 @@ def events_table(events: Sequence[DeviceEvent]) -> None:
     _print(table, "no device has failed")
 
 
+def _canary(status: DeviceStatus) -> str:
+    """What the canary takes on the device, and usually on its kind."""
+    if status.canary_s is None:
+        return ""
+    own = f"{status.canary_s * 1e3:.3f} ms"
+    return own if status.siblings_s is None else f"{own} (usually {status.siblings_s * 1e3:.3f})"
+
+
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     """One line a device."""
+    watched = any(s.canary_s for s in statuses)
     table = _table(
         *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
-        *("labels", "last error"),
+        *("labels", *(("canary",) if watched else ()), "last error"),
         *(("kernels not kept from",) if any(s.device.not_enforced for s in statuses) else ()),
     )
     for status in statuses:
@@ -121,13 +136,14 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
         table.add_row(
             Text(device.name),
             status.state.name.lower() + (" (emulated)" if device.emulated else ""),
-            Text(device.cpu_model),
+            Text(", ".join(dict.fromkeys(filter(None, (device.board, device.cpu_model))))),
             str(device.num_threads),
             ",".join(map(str, device.cpus)),
             str(status.measurements),
             status.kind[:8],
             Text(device.target_json),
             Text(labels_text(device.labels)),
+            *((_canary(status),) if watched else ()),
             Text(status.last_error),
             *((Text(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )

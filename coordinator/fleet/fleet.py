@@ -22,6 +22,9 @@ from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
 from coordinator.fleet.medic import Medic
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
+from coordinator.fleet.set_aside import SIBLINGS
+from coordinator.fleet.terms import NO_TERMS, Terms
+from coordinator.selection import Selector
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.devices import Hold, forget, hold, holds, release
@@ -72,6 +75,7 @@ class Fleet:
         self.lease_log = LeaseLog(tuning_log)
         self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
         self._weights: dict[str, float] = {}
+        self._terms: dict[str, Terms] = {}
         self._had: dict[str, float] = {}  # trials of each job over its weight
 
     # ------------------------------------------------------------- the jobs' parts
@@ -80,8 +84,13 @@ class Fleet:
         """What a job gets of the devices, relative to the others."""
         self._weights[job_id] = weight
 
+    def set_terms(self, job_id: str, terms: Terms) -> None:
+        """Which devices a job gets, and how."""
+        self._terms[job_id] = terms
+
     def forget_job(self, job_id: str) -> None:
         """A job is over."""
+        self._terms.pop(job_id, None)
         self._weights.pop(job_id, None)
         self._had.pop(job_id, None)
 
@@ -95,10 +104,11 @@ class Fleet:
 
     # ------------------------------------------------------------- the job's side
 
-    async def device_for(self, target_json: str) -> Device:
-        """A connected device with this target; waits for one."""
+    async def device_for(self, wanted: Selector | str) -> Device:
+        """A connected device that matches, or has just this target; waits for one."""
+        selector = Selector(wanted) if isinstance(wanted, str) else wanted
         while True:
-            devices = self.registry.devices_for(target_json)
+            devices = self.registry.matching(selector)
             if devices:
                 return devices[0]
             await self.registry.wait_for_change()
@@ -175,10 +185,16 @@ class Fleet:
 
     def dispatch(self) -> None:
         """Lease what waits to the devices that can take it."""
+        sessions = self.registry.sessions.values()
+        terms = {batch.job_id: self._terms_of(batch.job_id) for batch in self._batches.values()}
+        barred = {job_id: known.barred(sessions) for job_id, known in terms.items()}
+        all_share = not any(known.exclusive for known in self._terms.values())
         waiting = [
             dispatcher.Waiting(
                 *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
                 self._weights.get(batch.job_id, 1.0),
+                barred[batch.job_id],
+                terms[batch.job_id].exclusive,
             )
             for key, batch in self._batches.items()
             if batch.left
@@ -189,14 +205,23 @@ class Fleet:
                 session.device.kind,
                 len(session.leases),
                 bool(self.registry.withheld(session.device.name)),
+                *(() if all_share else self._jobs_on(session)),
             )
-            for session in self.registry.sessions.values()
+            for session in sessions
         ]
         for assignment in dispatcher.assign(waiting, seats, self._had):
             session = self.registry.sessions[assignment.session_id]
             batch = self._batches[assignment.batch_id]
             self._lease(batch, session, assignment.trials)
             self._had[batch.job_id] = self._had.get(batch.job_id, 0.0) + assignment.cost
+
+    def _terms_of(self, job_id: str) -> Terms:
+        return self._terms.get(job_id, NO_TERMS)
+
+    def _jobs_on(self, session: Session) -> tuple[frozenset[str], str]:
+        """Whose leases a device holds, and which of these jobs wants no other beside it."""
+        jobs = frozenset(lease.job_id for lease in session.leases.values())
+        return jobs, next((job for job in jobs if self._terms_of(job).exclusive), "")
 
     def _lease(self, batch: Batch, session: Session, count: int) -> None:
         lease_id = uuid.uuid4().hex[:16]
@@ -505,7 +530,14 @@ class Fleet:
         if kernel is None or ratio is None:
             return
         drifts = kernel.evaluator.drifts(ratio)
-        self.registry.lease_ended(held.session.device.name, ratio, drifts)
+        device = held.session.device
+        odd = None
+        if kernel.canary is not None and message.canary_s is not None and not drifts:
+            odd = self.registry.canary_took(device, kernel.canary.sha256, message.canary_s)
+        if odd is None or not kernel.evaluator.drifts(odd):  # a job may take times to be rough
+            self.registry.lease_ended(device.name, ratio, drifts)
+        else:
+            self.registry.lease_ended(device.name, odd, True, SIBLINGS)
         if drifts and message.error:  # a trial that was not begun has not been tried
             for key, trial in held.trials.items():
                 trial.attempts -= key not in held.suspect and not trial.result.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.fleet.health import Health
-from coordinator.fleet.set_aside import Standing, after_lease
+from coordinator.fleet.set_aside import REFERENCE, Standing, after_lease
+from coordinator.fleet.siblings import Siblings
+from coordinator.selection import ANY, Selector, listed
 from coordinator.tuning_log.devices import Hold
 from protos.errors import Conflict, Forbidden
 from protos.identity import Identity
@@ -67,6 +70,7 @@ class Registry:
         self.sessions: dict[str, Session] = {}
         self._seen: dict[str, Device] = {}
         self._errors: dict[str, str] = {}
+        self._siblings = Siblings()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
@@ -109,13 +113,20 @@ class Registry:
         """Show ``error`` with the device from now on."""
         self._errors[device] = error
 
-    def lease_ended(self, device: str, ratio: float, drifts: bool) -> None:
+    def lease_ended(self, device: str, ratio: float, drifts: bool, of: str = REFERENCE) -> None:
         """Take into account what the canary of a lease said of its device."""
         now = self._clock()
-        standing = after_lease(self._standing(device), ratio, drifts, now)
+        standing = after_lease(self._standing(device), ratio, drifts, now, of)
         if standing.aside(now) and not self._standing(device).aside(now):
             log.warning("device %s is set aside: %s", device, standing.reason(now))
         self._standings[device] = standing
+
+    def canary_took(self, device: Device, canary: str, seconds: float) -> float | None:
+        """Note what this canary (its SHA-256) takes on a device, seconds; returns what that is of
+        what it takes on others of its kind, if it is this device that is not like them."""
+        if not (math.isfinite(seconds) and seconds > 0):
+            return None
+        return self._siblings.note(device, canary, seconds)
 
     def _standing(self, device: str) -> Standing:
         return self._standings.get(device, Standing())
@@ -168,25 +179,44 @@ class Registry:
         """List a device that is gone no more."""
         for known in (*(self._seen, self._errors, self._standings, self._holds, self._healths),):
             known.pop(device, None)
+        self._siblings.forget(device)
 
-    def none_left(self, kind: str) -> str:
-        """Why nothing is measured if all devices of this kind are withheld; empty otherwise."""
-        names = sorted(s.device.name for s in self.sessions.values() if s.device.kind == kind)
-        reasons = [f"{name} ({why})" for name in names if (why := self.withheld(name))]
-        return ", ".join(reasons) if names and len(reasons) == len(names) else ""
+    def none_left(self, kind: str, selector: Selector = ANY) -> str:
+        """Why nothing is measured if all devices of this kind are withheld, or are not those that a
+        job asked for; empty otherwise."""
+        devices = [device for device in self.connected() if device.kind == kind]
+        reasons = [
+            f"{device.name} ({why})"
+            for device in devices
+            if (why := selector.unmet(device) or self.withheld(device.name))
+        ]
+        return listed(reasons) if devices and len(reasons) == len(devices) else ""
+
+    def connected(self) -> list[Device]:
+        """The connected devices, by name."""
+        devices = [session.device for session in self.sessions.values()]
+        return sorted(devices, key=lambda device: device.name)
+
+    def matching(self, selector: Selector) -> list[Device]:
+        """The connected devices that may do such a job's work, by name."""
+        return [device for device in self.connected() if selector.matches(device)]
+
+    def missing(self, selector: Selector) -> str:
+        """What such a job waits for, for people; empty if a device for it is connected."""
+        return "" if self.matching(selector) else selector.missing(self.connected())
 
     def devices_for(self, target_json: str) -> list[Device]:
         """The connected devices that have exactly this target, by name."""
-        devices = [s.device for s in self.sessions.values() if s.device.target_json == target_json]
-        return sorted(devices, key=lambda device: device.name)
+        return self.matching(Selector(target_json))
 
     def labels(self, device: str) -> Mapping[str, str]:
         """The labels of a device, by its name; none if it was never seen."""
         return self._seen[device].labels if device in self._seen else {}
 
-    def present(self, kind: str) -> int:
-        """How many devices of this kind are connected."""
-        return sum(session.device.kind == kind for session in self.sessions.values())
+    def present(self, kind: str, selector: Selector = ANY) -> int:
+        """How many devices of this kind are connected that a job may have."""
+        devices = [session.device for session in self.sessions.values()]
+        return sum(device.kind == kind and not selector.unmet(device) for device in devices)
 
     def toolchains(self, kind: str, built_with: Mapping[str, str]) -> list[dict[str, str]]:
         """What a measurement depends on besides candidate and kind of device: the builder's tools
@@ -222,6 +252,7 @@ class Registry:
         device name."""
         present = {session.device.name: session for session in self.sessions.values()}
         statuses = []
+        canaries = self._siblings.shown()
         every = {device.name: device for device in known} | self._seen
         for name, device in sorted(every.items()):
             state = self._state(name, present.get(name))
@@ -232,6 +263,7 @@ class Registry:
                     device.kind,
                     measurements.get(name, 0),
                     self._shown(name, state),
+                    *canaries.get(name, (None, None)),
                 )
             )
         return statuses

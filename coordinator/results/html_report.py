@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from markupsafe import Markup
+
+from coordinator.parts import asked_for, kind_title, title
 from coordinator.results.page.efficiency import efficiency
 from coordinator.results.page.latency import latency
 from coordinator.results.page.needs import difference, memory
@@ -20,10 +24,11 @@ from coordinator.results.page.regions import regions
 from coordinator.results.page.roofline import roof
 from coordinator.results.page.scale import difference as shown
 from coordinator.results.page.scale import number
-from coordinator.results.page.section import ReportData, Section
+from coordinator.results.page.section import Column, ReportData, Section, Table
 from coordinator.results.page.threads import threads
 from coordinator.results.page.tuning import cost, curve
 from coordinator.results.report import cache_policy, engine_title
+from coordinator.results.whole_report import HEADINGS, comparison
 from protos.labels import labels_text
 from protos.records import MIXED, Job, JobState, ModelResult
 
@@ -55,7 +60,9 @@ class Figure:
 
 def html_report(data: ReportData, made_at: float) -> str:
     """The page; ``made_at`` is in seconds since 1970."""
-    sections = [made for section in SECTIONS if (made := section(data)) is not None]
+    sections = [_comparison(data.job)] if data.parts else _sections(data)
+    for part in data.parts:
+        sections += [_of_part(part.job, section) for section in _sections(part)]
     page: str = (
         _environment()
         .get_template("report.html")
@@ -71,6 +78,39 @@ def html_report(data: ReportData, made_at: float) -> str:
         )
     )
     return page
+
+
+def _sections(data: ReportData) -> list[Section]:
+    return [made for section in SECTIONS if (made := section(data)) is not None]
+
+
+def _comparison(job: Job) -> Section:
+    columns = tuple(Column(name, numbers=name.endswith(("ms", "trials"))) for name in HEADINGS)
+    caption = "The model on each kind of device"
+    errors = tuple(f"{title(part)}: {part.error}" for part in job.parts if part.error)
+    table = Table(caption, columns, tuple(comparison(job)))
+    return Section("kinds", "Kinds of device", tables=(table,), notes=errors)
+
+
+_IDS = re.compile(r'\b(id|aria-labelledby)="([^"]*)"')
+"""Attributes whose values are names within the page. Text has no quotes that are not escaped."""
+
+
+def _of_part(part: Job, section: Section) -> Section:
+    """A section among those of other parts: its names are not theirs."""
+    number = part.job_id.rpartition(".")[2]
+
+    def renamed(match: re.Match[str]) -> str:
+        names = " ".join(f"part-{number}-{name}" for name in match[2].split())
+        return f'{match[1]}="{names}"'
+
+    return replace(
+        section,
+        key=f"part-{number}-{section.key}",
+        title=f"{kind_title(part)}: {section.title}",
+        # It is markup already, and names are all that is changed.
+        pictures=tuple(Markup(_IDS.sub(renamed, picture)) for picture in section.pictures),
+    )
 
 
 def _environment() -> Any:
@@ -91,7 +131,8 @@ def _facts(job: Job) -> list[tuple[str, str]]:
     facts = [
         ("job", job.job_id),
         ("submitted", _moment(job.submitted_at)),
-        ("target", spec.target_json),
+        *((("target", spec.target_json),) if spec.target_json else ()),
+        *((("for", asked_for(spec)),) if asked_for(spec) else ()),
         ("caches", cache_policy(job)),
     ]
     shapes = ", ".join(f"{name} {list(shape.dims)}" for name, shape in spec.shapes.items())

@@ -117,7 +117,7 @@ def report_json(job: Job, package_path: str | None, log_url: str) -> dict[str, A
     return {
         "job": job.job_id,
         "model": job.spec.model_name,
-        "target": json.loads(job.spec.target_json),
+        "target": json.loads(job.spec.target_json) if job.spec.target_json else None,
         "cache": cache_policy(job),
         "trials": {
             "total": job.trials.total,

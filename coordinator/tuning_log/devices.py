@@ -30,6 +30,7 @@ def upsert(connection: sa.Connection, device: Device) -> None:
                 name=name,
                 tool_versions=tools,
                 engine_versions=clean_tools(device.engine_versions),
+                board=clean(device.board),
                 labels={},  # they have a table of their own
             )
         ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from coordinator.parts import joint_state, whole
 from protos.errors import NotFound
 from protos.records import (
     DEFAULT_PROJECT,
@@ -32,9 +33,54 @@ from .values import MAX_ERROR_BYTES, clean, finite, from_json, or_nan, to_json
 _TO_RUN = (JobState.QUEUED.name, JobState.RUNNING.name)
 
 
-def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bool) -> str:
-    """Queue a job; returns its id."""
+def add(
+    connection: sa.Connection,
+    spec: JobSpec,
+    coordinator: str,
+    embedded: bool,
+    parts: Sequence[JobSpec] = (),
+) -> str:
+    """Queue a job, with its parts if it is for several kinds of device; returns its id."""
+    row = _row(connection, spec, coordinator, embedded)
+    while True:
+        # Short for people, so it may be taken: then draw again.
+        job_id = f"j-{secrets.token_hex(4)}"
+        statement = insert(connection, jobs).values(job_id=job_id, **row)
+        statement = statement.on_conflict_do_nothing()
+        if connection.execute(statement.returning(jobs.c.id)).first() is not None:
+            break
+    add_parts(connection, job_id, parts)
+    return job_id
+
+
+def add_parts(connection: sa.Connection, job_id: str, parts: Sequence[JobSpec]) -> None:
+    """Queue the parts of a job: ``j-1a2b3c4d.1`` and so on; raises NotFound."""
+    if not parts:
+        return
+    query = sa.select(jobs.c.coordinator, jobs.c.embedded).where(jobs.c.job_id == job_id)
+    whole = connection.execute(query).first()
+    if whole is None:
+        raise _not_found(job_id)
+    for number, spec in enumerate(parts, 1):
+        row = _row(connection, spec, whole.coordinator, whole.embedded)
+        row |= {"job_id": f"{job_id}.{number}", "parent_id": job_id}
+        connection.execute(sa.insert(jobs).values(row))
+
+
+def settle(connection: sa.Connection, job_id: str, spec: JobSpec) -> None:
+    """For which devices a job is, now that one is known; raises NotFound."""
     row = {
+        "identity": spec.identity,
+        "target_json": spec.target_json,
+        "devices_json": to_json(spec.devices),
+    }
+    _update(connection, job_id, row)
+
+
+def _row(
+    connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bool
+) -> dict[str, Any]:
+    return {
         "identity": spec.identity,
         "coordinator": clean(coordinator),
         "embedded": embedded,
@@ -58,14 +104,11 @@ def add(connection: sa.Connection, spec: JobSpec, coordinator: str, embedded: bo
         "priority": spec.priority.name,
         "canary_drift": spec.canary_drift,
         "seed": spec.seed,
+        "devices_json": to_json(spec.devices),
+        "targets_json": to_json(spec.targets),
+        "where_json": to_json(spec.where),
+        "exclusive": spec.exclusive,
     }
-    while True:
-        # Short for people, so it may be taken: then draw again.
-        job_id = f"j-{secrets.token_hex(4)}"
-        statement = insert(connection, jobs).values(job_id=job_id, **row)
-        statement = statement.on_conflict_do_nothing()
-        if connection.execute(statement.returning(jobs.c.id)).first() is not None:
-            return job_id
 
 
 def _known(connection: sa.Connection, table: sa.Table, name: str, since: str) -> str:
@@ -77,32 +120,55 @@ def _known(connection: sa.Connection, table: sa.Table, name: str, since: str) ->
 
 
 def get(connection: sa.Connection, job_id: str) -> Job:
-    """One job; raises NotFound."""
+    """One job, with its parts; raises NotFound."""
     row = connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
     if row is None:
         raise _not_found(job_id)
-    return _job(row)
+    return _with_parts(connection, [_job(row)])[0]
 
 
 def newest(connection: sa.Connection, limit: int, project: str) -> list[Job]:
-    """The newest jobs first; of all projects if none is named."""
-    query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    """The newest jobs first, parts within theirs; of all projects if none is named."""
+    query = sa.select(jobs).where(IS_WHOLE).order_by(jobs.c.id.desc()).limit(limit)
     if project:
         query = query.where(jobs.c.project == project)
-    return [_job(row) for row in connection.execute(query)]
+    return _with_parts(connection, [_job(row) for row in connection.execute(query)])
+
+
+IS_WHOLE = jobs.c.parent_id.is_(None)
+"""That a job is what somebody has submitted, and not a part of that."""
+
+
+def _with_parts(connection: sa.Connection, found: Sequence[Job]) -> list[Job]:
+    query = sa.select(jobs).where(jobs.c.parent_id.in_([job.job_id for job in found]))
+    parts: dict[str, list[Job]] = {}
+    for row in connection.execute(query.order_by(jobs.c.id)):
+        parts.setdefault(row.parent_id, []).append(_job(row))
+    return [whole(job, parts.get(job.job_id, ())) for job in found]
 
 
 def unfinished(connection: sa.Connection, embedded: bool | None) -> list[Job]:
-    """Queued and running jobs, oldest first; embedded or not if that is None."""
-    query = sa.select(jobs).where(jobs.c.state.in_(_TO_RUN)).order_by(jobs.c.id)
+    """Queued and running jobs, oldest first; embedded or not if that is None. Of a job with parts,
+    the parts."""
+    part = jobs.alias("part")
+    has_parts = sa.exists().where(part.c.parent_id == jobs.c.job_id)
+    query = sa.select(jobs).where(jobs.c.state.in_(_TO_RUN), ~has_parts).order_by(jobs.c.id)
     if embedded is not None:
         query = query.where(jobs.c.embedded == embedded)
     return [_job(row) for row in connection.execute(query)]
 
 
 def save(connection: sa.Connection, job: Job) -> None:
-    """Everything that changes while a job lives, and its heartbeat; raises NotFound."""
+    """Everything that changes while a job lives, and its heartbeat; raises NotFound.
+
+    Of a part, the state of the whole job as well.
+    """
     _update(connection, job.job_id, _progress(job))
+    if job.parent_id:
+        _update(connection, job.parent_id, {})  # the lock that keeps two parts apart
+        query = sa.select(jobs.c.state).where(jobs.c.parent_id == job.parent_id)
+        states = [JobState[name] for name in connection.execute(query).scalars()]
+        _update(connection, job.parent_id, {"state": joint_state(states).name})
 
 
 def touch(connection: sa.Connection, job_id: str) -> None:
@@ -129,10 +195,15 @@ def set_priority(connection: sa.Connection, job_id: str, priority: Priority) -> 
     _update(connection, job_id, {"priority": priority.name})
 
 
-def spent_s(connection: sa.Connection, identity: str, except_job: str) -> float:
-    """Seconds that other jobs of this identity took."""
+def spent_s(
+    connection: sa.Connection, identity: str, except_job: str, kinds: Sequence[str]
+) -> float:
+    """Seconds that other jobs of this identity took, for the same kinds of device if some are
+    named."""
     total = sa.func.coalesce(sa.func.sum(jobs.c.elapsed_s), 0.0)
     query = sa.select(total).where(jobs.c.identity == identity, jobs.c.job_id != except_job)
+    if kinds:
+        query = query.where(jobs.c.devices_json.in_([to_json(kinds), to_json(())]))
     return float(connection.execute(query).scalar_one())
 
 
@@ -233,6 +304,7 @@ def _job(row: sa.Row[Any]) -> Job:
         result=from_json(ModelResult, row.result_json) if row.result_json else None,
         submitted_at=row.submitted_at,
         tuning_ended=row.tuning_ended,
+        parent_id=row.parent_id or "",
     )
 
 
@@ -253,6 +325,10 @@ def _spec(row: sa.Row[Any]) -> JobSpec:
         submitted_by=row.submitted_by,
         priority=Priority[row.priority],
         canary_drift=row.canary_drift,
+        devices=from_json(tuple[str, ...], row.devices_json),
+        where=from_json(tuple[str, ...], row.where_json),
+        exclusive=row.exclusive,
+        targets=from_json(tuple[str, ...], row.targets_json),
     )
 
 

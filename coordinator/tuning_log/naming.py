@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from protos.errors import BadRequest, NotFound
 
+from .jobs import IS_WHOLE
 from .measurements import device_kinds
 from .schema import candidates, cost_models, devices, job_tasks, jobs, measurements, workloads
 
@@ -104,7 +105,7 @@ def _exact(connection: sa.Connection, text: str) -> list[Named]:
 def _beginning(connection: sa.Connection, text: str) -> Iterator[Named]:
     """Jobs, models, workloads and candidates whose key begins so."""
     if re.fullmatch(r"j-[0-9a-f]{3,}", text):
-        for job_id in connection.execute(_begins(jobs.c.job_id, text)).scalars():
+        for job_id in connection.execute(_begins(jobs.c.job_id, text).where(IS_WHOLE)).scalars():
             yield Named("job", job_id)
     if not re.fullmatch(rf"[0-9A-Fa-f]{{{SHORTEST},}}", text):
         return

@@ -117,6 +117,12 @@ jobs = sa.Table(
     sa.Column("direct_convolutions", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("priority", sa.Text, nullable=False, server_default="NORMAL"),
     sa.Column("canary_drift", sa.Double),
+    sa.Column("devices_json", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("targets_json", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("where_json", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("exclusive", sa.Boolean, nullable=False, server_default=sa.false()),
+    # the job that this is a part of, for one of several kinds of device
+    sa.Column("parent_id", sa.Text, index=True),
     # how far it is
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("stage", sa.Text, nullable=False, default=""),

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from protos.records import MeasurementStatus
 
+from .jobs import IS_WHOLE
 from .schema import (
     blobs,
     candidates,
@@ -56,12 +57,12 @@ class LogStats:
 
 def stats(connection: sa.Connection) -> LogStats:
     """How much there is. Reads every measurement: seconds for a million."""
-    by_state = sa.select(jobs.c.state, sa.func.count().label("made")).group_by(jobs.c.state)
+    by_state = sa.select(jobs.c.state, sa.func.count().label("made")).where(IS_WHOLE)
     models = sa.select(sa.func.count(jobs.c.model_sha256.distinct()))
     size = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0))
     kinds, statuses = _kinds(connection)
     return LogStats(
-        jobs={row.state: row.made for row in connection.execute(by_state)},
+        jobs={row.state: row.made for row in connection.execute(by_state.group_by(jobs.c.state))},
         models=int(connection.execute(models).scalar_one()),
         workloads=_count(connection, workloads),
         candidates=_count(connection, candidates),

@@ -99,13 +99,26 @@ class TuningLog:
 
     # ------------------------------------------------------------------------- jobs
 
-    def add_job(self, spec: JobSpec, coordinator: str, embedded: bool) -> Job:
-        """Queue a job; ``embedded`` if it ends with the process that asked for it."""
+    def add_job(
+        self, spec: JobSpec, coordinator: str, embedded: bool, parts: Sequence[JobSpec] = ()
+    ) -> Job:
+        """Queue a job; ``embedded`` if it ends with the process that asked for it. One for several
+        kinds of device has ``parts``."""
         with self._database.write() as connection:
-            return jobs.get(connection, jobs.add(connection, spec, coordinator, embedded))
+            return jobs.get(connection, jobs.add(connection, spec, coordinator, embedded, parts))
+
+    def settle_job(self, job_id: str, parts: Sequence[JobSpec]) -> Job:
+        """For which devices a job is, once one is known that it can be for: a single part is the
+        job itself. Raises NotFound."""
+        with self._database.write() as connection:
+            if len(parts) == 1:
+                jobs.settle(connection, job_id, parts[0])
+            else:
+                jobs.add_parts(connection, job_id, parts)
+            return jobs.get(connection, job_id)
 
     def job(self, job_id: str) -> Job:
-        """One job; raises NotFound."""
+        """One job, with its parts; raises NotFound."""
         with self._database.read() as connection:
             return jobs.get(connection, job_id)
 
@@ -139,10 +152,11 @@ class TuningLog:
         with self._database.write() as connection:
             return jobs.mark_interrupted(connection, older_than_s)
 
-    def spent_s(self, identity: str, except_job: str) -> float:
-        """Seconds that the other jobs of ``JobSpec.identity`` took."""
+    def spent_s(self, identity: str, except_job: str, kinds: Sequence[str] = ()) -> float:
+        """Seconds that the other jobs of ``JobSpec.identity`` took, for these kinds of device if
+        some are named."""
         with self._database.read() as connection:
-            return jobs.spent_s(connection, identity, except_job)
+            return jobs.spent_s(connection, identity, except_job, kinds)
 
     def set_tasks(self, job_id: str, tasks: Sequence[Task]) -> None:
         """Replace a job's tasks and keep their workloads; raises NotFound."""

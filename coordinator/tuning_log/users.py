@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from protos.records import Priority
 
 from .database import insert
+from .jobs import IS_WHOLE
 from .schema import jobs, now, users
 from .values import clean
 
@@ -53,7 +54,8 @@ def quotas(connection: sa.Connection) -> dict[str, Quota]:
 def known(connection: sa.Connection) -> list[User]:
     """Every user, by name."""
     u = users.c
-    count = sa.select(sa.func.count()).where(jobs.c.submitted_by == u.name).scalar_subquery()
+    theirs = sa.and_(jobs.c.submitted_by == u.name, IS_WHOLE)
+    count = sa.select(sa.func.count()).where(theirs).scalar_subquery()
     query = sa.select(u.name, u.max_running, u.highest_priority, count.label("jobs"))
     return [
         User(row.name, _quota(row), row.jobs) for row in connection.execute(query.order_by(u.name))

@@ -21,6 +21,12 @@ from protos.simd import simd_features
 
 CPUINFO = Path("/proc/cpuinfo")
 CPUS = Path("/sys/devices/system/cpu")
+BOARD = Path("/proc/device-tree/model")
+
+NO_BOARDS = ("linux,", "qemu")
+"""How models begin that are virtual machines' and no board's."""
+
+MAX_BOARD = 128
 
 _V2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
@@ -154,7 +160,19 @@ def describe_cpu(
         host=socket.gethostname(),
         cpu_features=simd_features(info.features),
         cache_bytes=last_level_cache_bytes(CPUS, chosen),
+        board="" if emulated else board_model(BOARD),
     )
+
+
+def board_model(file: Path) -> str:
+    """The model of a single-board computer, its revision included: ``Raspberry Pi 4 Model B Rev
+    1.4``. Empty on what is none: PCs and servers have no device tree, virtual machines no board.
+    """
+    try:
+        text = file.read_bytes()[:MAX_BOARD].split(b"\0")[0].decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return "" if text.lower().startswith(NO_BOARDS) or not text.isprintable() else text
 
 
 def last_level_cache_bytes(folder: Path, cpus: Sequence[int]) -> int:

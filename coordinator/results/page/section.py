@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from protos.records import DeviceLimits, History, Job
+from protos.records import DeviceLimits, History, Job, JobMeasurements
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """What is known of a job.
+    """What is known of a job, and of each of its parts.
 
     ``source`` says where that was asked, for people; ``limits`` are None where those of the job's
     kind of device are not known.
@@ -21,6 +22,14 @@ class ReportData:
     source: str
     history: History
     limits: DeviceLimits | None = None
+    parts: tuple[ReportData, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job, source: str, measured: Callable[[Job], JobMeasurements]) -> ReportData:
+        """``measured`` says what was measured for a job."""
+        found = measured(job)
+        parts = tuple(cls.of(part, source, measured) for part in job.parts)
+        return cls(job, source, found.history, found.limits, parts)
 
 
 @dataclass(frozen=True)
