@@ -20,6 +20,7 @@ from coordinator.jobs import Jobs
 from coordinator.security import ports
 from coordinator.security.authority import Authority
 from coordinator.security.guard import Guard
+from coordinator.security.wellformed import WellFormed
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2, farm_pb2_grpc
 from protos.errors import Unavailable
@@ -97,7 +98,9 @@ class Coordinator:
         await self._stop()
 
     async def _open_ports(self) -> None:
-        server = grpc.aio.server(interceptors=[self.guard], options=list(SERVER_OPTIONS))
+        server = grpc.aio.server(
+            interceptors=[self.guard, WellFormed()], options=list(SERVER_OPTIONS)
+        )
         add_gateway: Any = farm_pb2_grpc.add_AgentGatewayServicer_to_server
         add_farm: Any = farm_pb2_grpc.add_FarmServicer_to_server
         add_gateway(Gateway(self.fleet), server)
@@ -111,7 +114,11 @@ class Coordinator:
                     ports.add_secure_port, server, self._authority, self.log, self.guard
                 ),
             )
-            enrolment = grpc.aio.server(options=list(ports.ENROLMENT_OPTIONS))
+            enrolment = grpc.aio.server(
+                interceptors=[WellFormed()],
+                options=list(ports.ENROLMENT_OPTIONS),
+                maximum_concurrent_rpcs=ports.MAX_ENROLMENTS,
+            )
             self.enrol_port = _listen(
                 self._config.secure.enrol_address,
                 functools.partial(ports.add_enrolment_port, enrolment, self._authority, self.log),

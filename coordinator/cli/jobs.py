@@ -13,6 +13,7 @@ from typing import Any
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
+from protos.plain_text import harmless
 from protos.records import Job, JobState, Priority
 
 
@@ -106,10 +107,10 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def headline(job: Job) -> str:
-    """One line about a job."""
+    """One line about a job, and its error."""
     submitted = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "seconds")
     line = f"{job.job_id}  {job.spec.model_name}  {job.state.name.lower()}  submitted {submitted}"
-    return f"{line}\n{job.error}" if job.error else line
+    return harmless(f"{line}\n{job.error}" if job.error else line)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -173,5 +174,6 @@ def _resume(options: argparse.Namespace) -> int:
 def _priority(options: argparse.Namespace) -> int:
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         job = farm.set_priority(options.job, Priority[options.priority.upper()])
-    print(f"{job.job_id}  {job.spec.model_name}  priority {job.spec.priority.name.lower()}")
+    priority = job.spec.priority.name.lower()
+    print(harmless(f"{job.job_id}  {job.spec.model_name}  priority {priority}"))
     return 0

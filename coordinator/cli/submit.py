@@ -13,6 +13,7 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import BadRequest
+from protos.plain_text import harmless
 from protos.records import DeviceState, Priority, canonical_json
 
 _EPILOG = """\
@@ -59,9 +60,9 @@ def run(options: argparse.Namespace) -> int:
         spec = shared.job_spec(options, model, _target(farm, options))
         spec = replace(spec, priority=Priority[options.priority.upper()])
         job = farm.submit(spec, model)
-        print(job.job_id, flush=True)
+        print(harmless(job.job_id), flush=True)
         if not options.watch:
-            print(f"follow it: tunefarm jobs watch {job.job_id}", file=sys.stderr)
+            print(f"follow it: tunefarm jobs watch {harmless(job.job_id)}", file=sys.stderr)
             return 0
         return jobs.follow(farm, job.job_id, Path(options.out))
 

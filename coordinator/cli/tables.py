@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from coordinator.cli.log_tables import plain
 from protos.labels import labels_text
 from protos.records import DeviceEvent, DeviceStatus, Job
 
@@ -45,17 +45,17 @@ def jobs_table(jobs: Sequence[Job]) -> None:
         when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
         result = job.result
         table.add_row(
-            Text(job.job_id),
-            Text(job.spec.model_name),
+            plain(job.job_id),
+            plain(job.spec.model_name),
             job.state.name.lower(),
             when,
-            Text(job.spec.submitted_by),
-            Text(job.spec.project),
+            plain(job.spec.submitted_by),
+            plain(job.spec.project),
             job.spec.priority.name.lower(),
             f"{job.trials.total} ({job.trials.failed} failed)",
             f"{result.untuned_ms:.3f} ms" if result else "",
             f"{result.tuned_ms:.3f} ms" if result else "",
-            Text(job.error or job.stage),
+            plain(job.error or job.stage),
         )
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
 
@@ -66,13 +66,15 @@ def identities_table(
     """One line a certificate or token; ``now`` in seconds since 1970."""
     table = _table("name", "role", "state", "until", "since", "serial")
     for token in tokens:
-        table.add_row(token.name, token.role.value, "token not used", _when(token.expires_at))
+        table.add_row(
+            plain(token.name), token.role.value, "token not used", _when(token.expires_at)
+        )
     for found in certificates:
         state = "good" if found.expires_at > now else "ended"
         if found.revoked_at is not None:
             state = f"revoked {_when(found.revoked_at)}"
         table.add_row(
-            found.identity.name,
+            plain(found.identity.name),
             found.identity.role.value,
             state,
             _when(found.expires_at),
@@ -88,7 +90,7 @@ def users_table(users: Sequence[User]) -> None:
     for user in users:
         most, highest = user.quota.max_running, user.quota.highest_priority
         table.add_row(
-            Text(user.name),
+            plain(user.name),
             str(user.jobs),
             "any" if most is None else str(most),
             "any" if highest is None else highest.name.lower(),
@@ -105,7 +107,7 @@ def events_table(events: Sequence[DeviceEvent]) -> None:
     table = _table("when", "device", "what", "why")
     for event in events:
         when = datetime.datetime.fromtimestamp(event.happened_at).isoformat(" ", "seconds")
-        table.add_row(when, Text(event.device), Text(event.step), Text(event.text))
+        table.add_row(when, plain(event.device), plain(event.step), plain(event.text))
     _print(table, "no device has failed")
 
 
@@ -119,16 +121,16 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     for status in statuses:
         device = status.device
         table.add_row(
-            Text(device.name),
+            plain(device.name),
             status.state.name.lower() + (" (emulated)" if device.emulated else ""),
-            Text(device.cpu_model),
+            plain(device.cpu_model),
             str(device.num_threads),
             ",".join(map(str, device.cpus)),
             str(status.measurements),
-            status.kind[:8],
-            Text(device.target_json),
-            Text(labels_text(device.labels)),
-            Text(status.last_error),
-            *((Text(", ".join(device.not_enforced)),) if device.not_enforced else ()),
+            plain(status.kind[:8]),
+            plain(device.target_json),
+            plain(labels_text(device.labels)),
+            plain(status.last_error),
+            *((plain(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )
     _print(table, "no device has connected yet; start one: tunefarm agent")
