@@ -14,7 +14,7 @@ from coordinator.prediction.service import Predictions
 from coordinator.security.guard import caller
 from coordinator.security.permissions import check_owns
 from coordinator.tuning_log import TuningLog, device_events
-from protos import convert, farm_pb2, farm_pb2_grpc
+from protos import bounds, convert, farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest
 from protos.records import (
     CHUNK_BYTES,
@@ -30,9 +30,14 @@ from protos.records import (
 from protos.rpc import aborts, stream_aborts
 
 MAX_JOBS_LISTED = 1000
-MAX_REASON = 200
 DEFAULT_EVENTS = 100
 MAX_EVENTS = 1000
+
+MAX_UPLOADS = 4
+"""Models that are received at a time, each of MAX_MODEL_BYTES at most; others wait their turn."""
+
+UPLOAD_SILENCE_S = 60.0
+"""Who sends nothing of a model for this long loses their turn."""
 
 Member = TypeVar("Member", Priority, DeviceAction)
 Spec = TypeVar("Spec", JobSpec, PredictionSpec)
@@ -46,13 +51,15 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self._fleet = fleet
         self._log = tuning_log
         self._predictions = Predictions(tuning_log)
+        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
 
     @aborts
     async def SubmitJob(  # noqa: N802 (the RPC's name)
         self, requests: AsyncIterator[farm_pb2.SubmitJobRequest], context: Any
     ) -> farm_pb2.Job:
         """Take a model and tune it."""
-        spec, model = await _read_submission(requests)
+        async with self._uploads:
+            spec, model = await _read_submission(requests)
         if (who := caller(context)) is not None:
             spec = replace(spec, submitted_by=who.name)
         return _message(await self._jobs.submit(spec, model))
@@ -129,8 +136,6 @@ class FarmService(farm_pb2_grpc.FarmServicer):
     ) -> farm_pb2.ControlDeviceResponse:
         """Drain, quarantine, resume or forget a device."""
         action = _member(DeviceAction, request.action)
-        if len(request.reason) > MAX_REASON:
-            raise BadRequest(f"a reason has {MAX_REASON} letters at most")
         who = caller(context)
         await self._fleet.control(
             *(request.device, action, request.reason),
@@ -181,7 +186,8 @@ class FarmService(farm_pb2_grpc.FarmServicer):
         self, requests: AsyncIterator[farm_pb2.PredictModelRequest], context: Any
     ) -> farm_pb2.Prediction:
         """How long a model would take once tuned."""
-        spec, model = await _read_model(requests, PredictionSpec, "prediction")
+        async with self._uploads:
+            spec, model = await _read_model(requests, PredictionSpec, "prediction")
         found = await asyncio.to_thread(self._predictions.predict, model, spec)
         message: farm_pb2.Prediction = convert.to_message(found)
         return message
@@ -205,7 +211,7 @@ async def _read_model(
     """The spec of this type that comes first, and the model behind it; raises BadRequest."""
     spec: Spec | None = None
     model = bytearray()
-    async for request in requests:
+    async for request in _each_in_time(requests):
         if request.WhichOneof("request") == "spec":
             if spec is not None or model:
                 raise BadRequest(f"the {what}'s spec must come once, before the model")
@@ -213,12 +219,26 @@ async def _read_model(
             continue
         if spec is None:
             raise BadRequest(f"the {what}'s spec must come before the model")
+        bounds.check(request)
         model += request.model_chunk
         if len(model) > MAX_MODEL_BYTES:
             raise BadRequest(f"the model is larger than {MAX_MODEL_BYTES >> 30} GiB")
     if spec is None or not model:
         raise BadRequest(f"a {what} needs a spec and a model")
     return spec, bytes(model)
+
+
+async def _each_in_time(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests; raises BadRequest if the next one does not come within UPLOAD_SILENCE_S."""
+    while True:
+        try:
+            async with asyncio.timeout(UPLOAD_SILENCE_S):
+                request = await anext(requests, None)
+        except TimeoutError:
+            raise BadRequest(f"nothing of the model came for {UPLOAD_SILENCE_S:.0f} s") from None
+        if request is None:
+            return
+        yield request
 
 
 async def _read_submission(

@@ -22,6 +22,7 @@ from coordinator.security import ports
 from coordinator.security.authority import Authority
 from coordinator.security.guard import Guard
 from coordinator.security.refusals import Refusals
+from coordinator.security.wellformed import WellFormed
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2, farm_pb2_grpc
 from protos.errors import BadRequest, Unavailable
@@ -119,7 +120,7 @@ class Coordinator:
 
     async def _open_ports(self) -> None:
         server = grpc.aio.server(
-            interceptors=[self._refusals, self.guard], options=list(SERVER_OPTIONS)
+            interceptors=[self._refusals, self.guard, WellFormed()], options=list(SERVER_OPTIONS)
         )
         add_gateway: Any = farm_pb2_grpc.add_AgentGatewayServicer_to_server
         add_farm: Any = farm_pb2_grpc.add_FarmServicer_to_server
@@ -133,7 +134,9 @@ class Coordinator:
                 functools.partial(ports.add_secure_port, server, self._own, self.log, self.guard),
             )
             enrolment = grpc.aio.server(
-                interceptors=[self._refusals], options=list(ports.ENROLMENT_OPTIONS)
+                interceptors=[self._refusals, WellFormed()],
+                options=list(ports.ENROLMENT_OPTIONS),
+                maximum_concurrent_rpcs=ports.MAX_ENROLMENTS,
             )
             self.enrol_port = _listen(
                 self._config.secure.enrol_address,

@@ -24,6 +24,7 @@ from device_agent.devices.cpu import describe_cpu
 from device_agent.devices.replay import ReplayRunner, describe_replay
 from device_agent.lease_worker import LeaseWorker
 from device_agent.outbox import Outbox
+from device_agent.sayable import sayable
 from device_agent.tally import Tally
 from device_agent.telemetry import read_telemetry
 from protos import convert, errors, farm_pb2, rpc
@@ -184,6 +185,8 @@ class Agent:
                     self._converse(session, stop)
                 if not stop.is_set():
                     log.info("device %s: the coordinator ended the session", self._device.name)
+            except errors.ProtocolViolation as error:  # the coordinator's; a refusal is BadRequest
+                log.warning("device %s: the coordinator said: %s", self._device.name, error)
             except (errors.BadRequest, errors.Conflict, errors.Forbidden) as error:
                 # A coordinator that still holds our previous session will let go of it.
                 passing = been_registered and isinstance(error, errors.Conflict)
@@ -223,6 +226,10 @@ class Agent:
             call.cancel()
 
     def _receive(self, session: _Session, stop: threading.Event, record: object) -> None:
+        if isinstance(record, Registered) == session.registered:
+            raise errors.ProtocolViolation(f"{type(record).__name__} at the wrong time")
+        if isinstance(record, Registered) and not record.heartbeat_s:
+            raise errors.ProtocolViolation("heartbeats without a pause between them")
         if isinstance(record, Registered):
             self._begin(session, record)
         elif isinstance(record, Lease):
@@ -257,6 +264,7 @@ class Agent:
         self.tally.reported(record)
         with self._lock:
             if not isinstance(record, LeaseFinished):
+                record = sayable(record)
                 self._outbox.add(record)
             if self._session is not None:
                 self._session.put(record)

@@ -36,6 +36,9 @@ Report = Callable[[Measurement | ModelMeasurement | LeaseFinished], None]
 
 JOIN_TIMEOUT_S = 1.0
 
+MAX_HELD = 256
+"""Leases that a device holds; a coordinator gives it two at a time."""
+
 
 @dataclass
 class _Held:
@@ -94,9 +97,15 @@ class LeaseWorker:
         self._thread.start()
 
     def submit(self, lease: Lease) -> None:
-        """Queue a lease."""
+        """Queue a lease; one that is here already is not done twice. Raises ProtocolViolation for
+        more than MAX_HELD."""
         held = _Held(lease)
         with self._lock:
+            if lease.lease_id in self._held:
+                log.warning("lease %s came twice", lease.lease_id)
+                return
+            if len(self._held) >= MAX_HELD:
+                raise errors.ProtocolViolation(f"a lease more than the {MAX_HELD} that wait here")
             self._held[lease.lease_id] = held
         self._queue.put(held)
 

@@ -2,7 +2,8 @@
 
 A record and its message have the same name and the same field names (a test holds it), so one
 function per direction serves all of them: nested records, tuples, mappings, enums and optional
-fields are followed by the record's type hints.
+fields are followed by the record's type hints. What comes in is within its bounds (``bounds``)
+before a record is made of it, and texts that go out are cut to theirs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from . import farm_pb2, records
+from . import bounds, farm_pb2, records
 from .errors import BadRequest, ProtocolViolation
 
 R = TypeVar("R")
@@ -55,7 +56,11 @@ def _set(message: Any, name: str, value: Any) -> None:
                 target[key] = item
     elif isinstance(value, tuple):
         items = [to_message(item) if dataclasses.is_dataclass(item) else item for item in value]
+        if (text := bounds.text_of(message.DESCRIPTOR, name)) is not None:
+            items = [text.cut(item) for item in items]
         getattr(message, name).extend(items)
+    elif isinstance(value, str) and (text := bounds.text_of(message.DESCRIPTOR, name)) is not None:
+        setattr(message, name, text.cut(value))
     else:
         setattr(message, name, value)
 
@@ -64,9 +69,14 @@ def from_message(message: Message, record_type: type[R]) -> R:
     """The record that ``message`` says.
 
     An unset enum that has a default is that: an older peer does not know it. Raises
-    ProtocolViolation if any other is unset or unknown, if an embedded record is missing, or if the
-    record refuses its values.
+    ProtocolViolation if any other is unset or unknown, if a value is out of its bounds, if an
+    embedded record is missing, or if the record refuses its values.
     """
+    bounds.check(message)
+    return _record(message, record_type)
+
+
+def _record(message: Message, record_type: type[R]) -> R:
     values = {}
     cast_type = typing.cast("type", record_type)
     for field in dataclasses.fields(typing.cast("Any", record_type)):
@@ -91,18 +101,18 @@ def _get(message: Any, name: str, hint: Any) -> Any:
     if origin is tuple:
         item_type = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(item_type):
-            return tuple(from_message(item, typing.cast("type", item_type)) for item in value)
+            return tuple(_record(item, typing.cast("type", item_type)) for item in value)
         return tuple(value)
     if origin is not None and issubclass(origin, Mapping):
         item_type = typing.get_args(hint)[1]
         if dataclasses.is_dataclass(item_type):
             item = typing.cast("type", item_type)
-            return {key: from_message(value[key], item) for key in value}
+            return {key: _record(value[key], item) for key in value}
         return dict(value)
     if dataclasses.is_dataclass(hint):
         if not message.HasField(name):
             raise ProtocolViolation(f"{type(message).__name__}.{name} is missing")
-        return from_message(value, typing.cast("type", hint))
+        return _record(value, typing.cast("type", hint))
     if isinstance(hint, type) and issubclass(hint, enum.IntEnum):
         try:
             return hint(value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import errors, farm_pb2, rpc
+from . import bounds, errors, farm_pb2, rpc
 from .farm_pb2_grpc import CertificatesStub, EnrolmentStub
 from .identity import Identity
 
@@ -87,7 +87,7 @@ def enrol(address: str, token: Token, path: Path, replace: bool = False) -> Iden
         ):
             stub: Any = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
             answer = stub.Enrol(request, timeout=DEADLINE_S)
-        return _keep(path, certificates.key_pem(key), answer.certificate, authority)
+        return _keep(path, certificates.key_pem(key), answer, authority)
     finally:
         reserved.unlink()
 
@@ -118,15 +118,16 @@ def renew_if_due(address: str, path: Path, now: datetime.datetime | None = None)
     except errors.Unavailable as error:
         log.warning("the certificate in %s, which ends at %s: %s", path, known.expires, error)
         return False
-    _keep(path, certificates.key_pem(key), answer.certificate, known.authority)
+    _keep(path, certificates.key_pem(key), answer, known.authority)
     log.info("the certificate in %s was renewed", path)
     return True
 
 
-def _keep(path: Path, key: bytes, certificate: bytes, authority: bytes) -> Identity:
+def _keep(path: Path, key: bytes, answer: farm_pb2.Certificate, authority: bytes) -> Identity:
     from .certificates import Credentials
 
-    made = Credentials(key, certificate, authority)
+    bounds.check(answer)
+    made = Credentials(key, answer.certificate, authority)
     identity = made.identity
     if identity is None:
         raise errors.ProtocolViolation(

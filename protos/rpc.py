@@ -50,6 +50,16 @@ AGENT_NAME = "agent.tunefarm"
 """The DNS name in every agent's certificate, by which its port for metrics is known."""
 
 MAX_MESSAGE_BYTES = 16 << 20
+"""Of one message, either way; a stream may have as many as it takes."""
+
+MAX_METADATA_BYTES = 16 << 10
+"""Of what travels before a call's messages and behind them."""
+
+MAX_DETAILS = 1000
+"""Characters of what a refusal says. Some take nine bytes on the way."""
+
+MAX_STREAMS = 1024
+"""Calls at a time on one connection; an agent has two."""
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 5_000),
@@ -59,6 +69,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
@@ -66,6 +78,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *CHANNEL_OPTIONS,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # Nothing compressed: what a message takes unpacked would have no limit.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.so_reuseport", 0),
 )
 
@@ -163,6 +180,18 @@ def status_of(error: errors.FarmError) -> grpc.StatusCode:
     return next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
 
 
+def as_details(error: errors.FarmError) -> str:
+    """What a call that raised this says: no longer than what travels behind its status."""
+    text = str(error)
+    return text if len(text) <= MAX_DETAILS else f"{text[: MAX_DETAILS - 1]}…"
+
+
+async def refuse(method: str, error: errors.FarmError, context: Any) -> None:
+    """End a call with the status of an error; raises what ``grpc.aio`` ends calls with."""
+    log.info("%s refused: %s", method, as_details(error))
+    await context.abort(status_of(error), as_details(error))
+
+
 def aborts(method: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate an async unary servicer method: a FarmError aborts the call with its status."""
 
@@ -171,8 +200,7 @@ def aborts(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return await method(self, request, context)
         except errors.FarmError as error:
-            log.info("%s refused: %s", method.__name__, error)
-            await context.abort(status_of(error), str(error))
+            await refuse(method.__name__, error, context)
 
     return wrapper
 
@@ -186,7 +214,6 @@ def stream_aborts(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., An
             async for message in method(self, request, context):
                 yield message
         except errors.FarmError as error:
-            log.info("%s ended: %s", method.__name__, error)
-            await context.abort(status_of(error), str(error))
+            await refuse(method.__name__, error, context)
 
     return wrapper

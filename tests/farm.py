@@ -14,6 +14,7 @@ import grpc
 
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.gateway import Gateway
+from coordinator.security.wellformed import WellFormed
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.database import Observer
 from protos import farm_pb2_grpc
@@ -36,7 +37,7 @@ class RealFleet:
         self._reaper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> RealFleet:
-        self._server = grpc.aio.server(options=list(SERVER_OPTIONS))
+        self._server = grpc.aio.server(interceptors=[WellFormed()], options=list(SERVER_OPTIONS))
         farm_pb2_grpc.add_AgentGatewayServicer_to_server(self.gateway, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,9 @@ import pytest
 
 from device_agent.agent import Agent
 from device_agent.devices.cpu import describe_cpu
+from device_agent.lease_worker import MAX_HELD
 from device_agent.outbox import Outbox
+from device_agent.sayable import sayable
 from protos import convert, errors, farm_pb2, rpc
 from protos.farm_pb2_grpc import (
     AgentGatewayServicer,
@@ -28,6 +32,7 @@ from protos.records import (
     Acknowledgement,
     Artifact,
     CancelLease,
+    Circumstances,
     EvaluatorConfig,
     Heartbeat,
     KernelWork,
@@ -41,7 +46,9 @@ from protos.records import (
     Registered,
     Registration,
     RestartAgent,
+    Telemetry,
     Trial,
+    VariantResult,
 )
 
 from . import kernels
@@ -49,6 +56,8 @@ from .test_device_agent_kernels import await_child
 from .test_device_agent_models import GOOD, examples, package
 
 R = TypeVar("R")
+
+COLD = Telemetry()
 
 PATIENCE_S = 60.0
 """How long a test waits for an event before it gives up; never how long it takes."""
@@ -88,6 +97,7 @@ class Gateway(AgentGatewayServicer):
         self.artifacts: dict[str, bytes] = {}
         self.fetched: list[str] = []
         self.refusal: tuple[grpc.StatusCode, str] | None = None
+        self.greetings: list[Any] = []  # of the next sessions, in place of a Registered
 
     def Session(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         if self.refusal is not None:
@@ -103,7 +113,8 @@ class Gateway(AgentGatewayServicer):
         thread = threading.Thread(target=receive)
         thread.start()
         self.connections.put(connection)
-        yield convert.to_gateway_message(Registered("session", 0.05))
+        greeting = self.greetings.pop(0) if self.greetings else Registered("session", 0.05)
+        yield convert.to_gateway_message(greeting)
         while (record := connection.outgoing.get()) is not None:
             yield convert.to_gateway_message(record)
 
@@ -410,3 +421,90 @@ def test_stopping_kills_what_runs(farm: Farm) -> None:
     farm.join()
     assert farm.failures == []
     assert not [process for process in running if process.is_running()]
+
+
+# ------------------------------------------------------------------------------- a bad coordinator
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (Registered("again", 1.0), "Registered at the wrong time"),
+        (Lease("both", "job", 1.0), "must carry one kind of work"),
+        (CancelLease("c" * 200), "CancelLease.lease_id has 200 characters"),
+        (lease("bad", timeout_s=1e9), "timeout_s"),
+        (replace(lease("bad"), expires_s=float("nan")), "expires_s"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_what_the_coordinator_must_not_say_ends_the_session_and_no_more(
+    farm: Farm, bad: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    farm.start()
+    first = farm.gateway.connection()
+    first.send(bad)
+    farm.gateway.connection()  # it dials in anew
+    assert words in caplog.text
+
+
+def test_what_comes_before_the_registration_is_answered_ends_the_session(
+    farm: Farm, caplog: pytest.LogCaptureFixture
+) -> None:
+    farm.gateway.greetings = [CancelLease("early"), Registered("fast", 0.0)]
+    farm.start()
+    farm.gateway.connection()
+    farm.gateway.connection()
+    farm.gateway.connection()
+    assert "CancelLease at the wrong time" in caplog.text
+    assert "without a pause" in caplog.text
+
+
+def test_a_lease_that_comes_twice_is_done_once(farm: Farm) -> None:
+    farm.start()
+    connection = farm.gateway.connection()
+    for _ in range(2):
+        connection.send(lease("one", kernels.kernel("endless"), timeout_s=0.5))
+    connection.send(lease("two", good()))
+    connection.send(Acknowledgement("one", "never measured"))
+    assert connection.expect(Measurement).lease_id == "one"
+    assert connection.expect(LeaseFinished) == LeaseFinished("one")
+    assert connection.expect(Measurement).lease_id == "two"
+
+
+def test_more_leases_than_a_device_can_hold_end_the_session(farm: Farm) -> None:
+    farm.start()
+    connection = farm.gateway.connection()
+    connection.send(lease("long", kernels.kernel("endless"), timeout_s=2.0))
+    for number in range(MAX_HELD + 1):
+        connection.send(lease(f"{number}", good()))
+    farm.gateway.connection()
+
+
+def test_more_bytes_than_an_artifact_has_are_not_kept(farm: Farm) -> None:
+    wrong = kernels.kernel("wrong")
+    farm.gateway.artifacts[wrong.sha256] = wrong.data * 3
+    farm.start()
+    connection = farm.gateway.connection()
+    connection.send(lease("bad", wrong.without_data()))
+    finished = connection.expect(LeaseFinished)
+    assert f"not {wrong.size_bytes}" in finished.error
+
+
+def test_a_result_that_can_not_be_said_is_garbage() -> None:
+    measurement = Measurement("w", "c", MeasurementStatus.OK, "l", repeats_s=(math.inf,))
+    said = sayable(measurement)
+    assert isinstance(said, Measurement)
+    assert (said.status, said.repeats_s) == (MeasurementStatus.GARBAGE, ())
+    assert "repeats_s is inf" in said.error
+    fine = replace(measurement, repeats_s=(1e-5,))
+    assert sayable(fine) is fine
+    circumstances = Circumstances("d", {}, EvaluatorConfig(), 1, (), False, COLD, COLD)
+    variants = (
+        VariantResult("a", MeasurementStatus.OK, (0.5,)),
+        VariantResult("b", MeasurementStatus.OK, (0.5,), resident_bytes=2**63),
+    )
+    model = sayable(ModelMeasurement("l", variants, circumstances))
+    assert isinstance(model, ModelMeasurement)
+    assert [v.status for v in model.variants] == [MeasurementStatus.OK, MeasurementStatus.GARBAGE]
+    with pytest.raises(errors.ProtocolViolation, match="temperature_c"):
+        sayable(ModelMeasurement("l", (), replace(circumstances, before=Telemetry(1e12))))

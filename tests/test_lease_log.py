@@ -11,6 +11,7 @@ from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog
 from coordinator.fleet.leases import Batch, Outstanding, PendingTrial
 from coordinator.fleet.registry import Session
 from coordinator.tuning_log import TuningLog, leases
+from protos.errors import ProtocolViolation
 from protos.records import (
     Artifact,
     Candidate,
@@ -119,6 +120,29 @@ def test_a_lease_goes_when_its_device_is_done_with_it(log: TuningLog) -> None:
         assert leases.delete_older(connection, 3600.0) == 0
         assert leases.delete_older(connection, -1.0) == 2
     assert there() == []
+
+
+def test_a_device_that_ends_ever_more_leases_keeps_nobody_from_getting_one(log: TuningLog) -> None:
+    lease_log = LeaseLog(log)
+    for number in range(300_000):  # more than a statement may name
+        lease_log.ended(f"never given {number}", "board")
+    lease = held(log, "l1")
+    asyncio.run(lease_log.keep(lease))
+    assert asyncio.run(lease_log.record_late("l1", "board", results(lease)))
+
+
+def test_a_late_result_that_can_not_be_of_its_lease_is_not_kept(log: TuningLog) -> None:
+    lease_log, lease = LeaseLog(log), held(log, "l1")
+    asyncio.run(lease_log.keep(lease))
+    first, second = results(lease)
+    for wrong in (
+        replace(second, artifact_sha256="0" * 64),
+        replace(second, repeats_s=()),
+        replace(second, circumstances=replace(second.circumstances, device="x")),  # type: ignore[type-var]
+    ):
+        with pytest.raises(ProtocolViolation):
+            asyncio.run(lease_log.record_late("l1", "board", [first, wrong]))
+    assert log.outcomes("w", BOARD.kind) == []
 
 
 def test_what_is_not_kept_is_no_lease_of_the_log(log: TuningLog) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
+from protos.plain_text import harmless
 from protos.records import DeviceAction
 
 _EPILOG = """\
@@ -85,5 +86,5 @@ def _control(options: argparse.Namespace) -> int:
         print(f"{options.device}: forgotten")
     else:
         shown = f" ({status.last_error})" if status.last_error else ""
-        print(f"{options.device}: {status.state.name.lower()}{shown}")
+        print(harmless(f"{options.device}: {status.state.name.lower()}{shown}"))
     return 0

@@ -14,6 +14,7 @@ from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from coordinator.parts import asked_for
 from protos.errors import BadRequest
+from protos.plain_text import harmless
 from protos.records import Job, JobState, Priority, sha256_hex
 
 
@@ -112,7 +113,7 @@ def headline(job: Job) -> str:
     line = f"{job.job_id}  {job.spec.model_name}  {job.state.name.lower()}  submitted {submitted}"
     asked = asked_for(job.spec)
     line += f"  for {asked}" if asked else ""
-    return f"{line}\n{job.error}" if job.error else line
+    return harmless(f"{line}\n{job.error}" if job.error else line)
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -190,5 +191,6 @@ def _resume(options: argparse.Namespace) -> int:
 def _priority(options: argparse.Namespace) -> int:
     with FarmClient(options.coordinator, shared.credentials(options)) as farm:
         job = farm.set_priority(options.job, Priority[options.priority.upper()])
-    print(f"{job.job_id}  {job.spec.model_name}  priority {job.spec.priority.name.lower()}")
+    priority = job.spec.priority.name.lower()
+    print(harmless(f"{job.job_id}  {job.spec.model_name}  priority {priority}"))
     return 0

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli import options as shared
-from coordinator.cli.log_tables import opened, plain
+from coordinator.cli.log_tables import opened
 from protos.errors import BadRequest
+from protos.plain_text import harmless
 
 if TYPE_CHECKING:
     from coordinator.tuning_log.exchange.report import ImportReport
@@ -173,7 +174,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _print_damages(report: ImportReport) -> None:
     for damage in report.damages:
-        print(f"tunefarm: {plain(damage).plain}", file=sys.stderr)
+        print(f"tunefarm: {harmless(damage)}", file=sys.stderr)
     more = report.damaged - len(report.damages)
     if more:
         print(f"tunefarm: … and {more} more are damaged", file=sys.stderr)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protos.errors import NotFound
+from protos.plain_text import harmless
 
 if TYPE_CHECKING:
     from coordinator.tuning_log import TuningLog
@@ -60,9 +61,8 @@ def add_row(made: Table, *cells: object) -> None:
 
 
 def plain(value: object) -> Text:
-    """Text without what would move a terminal's cursor; nothing for None."""
-    text = "" if value is None else str(value)
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "�" for c in text))
+    """Text for a table: never markup, and nothing in it moves a terminal's cursor."""
+    return Text(harmless(value))
 
 
 def show(made: Table) -> None:
@@ -78,7 +78,7 @@ def show(made: Table) -> None:
 
 def say(line: str) -> None:
     """Print text."""
-    print(plain(line).plain)
+    print(harmless(line))
 
 
 def print_json(found: Any) -> int:

@@ -27,8 +27,8 @@ from coordinator.cli import (
     tuning_log,
     users,
 )
-from coordinator.cli.log_tables import plain
 from protos.errors import BadRequest, Conflict, FarmError, Forbidden, NotFound
+from protos.plain_text import harmless, indented
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
 
@@ -74,12 +74,21 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+class _LogFormatter(logging.Formatter):
+    """What is logged may hold what others said: none of it looks like a line of ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of logging)
+        record.message = indented(record.message)
+        return super().formatMessage(record)
+
+
 def _configure_logging(verbose: int) -> None:
-    logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, handlers=[handler])
+    # A message that can't be read ends its call with a status, which is said where it is used.
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     for chatty in ("wheel", "alembic", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -92,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (BadRequest, Forbidden, NotFound, Conflict) as error:
-        print(f"tunefarm: {plain(error).plain}", file=sys.stderr)
+        print(f"tunefarm: {harmless(error)}", file=sys.stderr)
         return EXIT_BAD_REQUEST
     except FarmError as error:
-        print(f"tunefarm: {plain(error).plain}", file=sys.stderr)
+        print(f"tunefarm: {harmless(error)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("tunefarm: interrupted", file=sys.stderr)

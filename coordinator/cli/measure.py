@@ -9,6 +9,7 @@ from typing import Any
 from coordinator.cli import options as shared
 from coordinator.cli import predict
 from coordinator.farm import MEASURE_TRIALS, Farm
+from protos.plain_text import harmless
 
 _EPILOG = """\
 examples:
@@ -72,9 +73,10 @@ def run(options: argparse.Namespace) -> int:
         said = {"latency_ms": found.latency_ms, "low_ms": found.low_ms, "high_ms": found.high_ms}
         print(json.dumps({"model": name, **said, "engine": found.engine, "job": found.job_id}))
     else:
-        print(
+        said_of_it = (
             f"{name}: {found.latency_ms:.3f} ms (95 % interval {found.low_ms:.3f} to "
             f"{found.high_ms:.3f}), run by {found.engine}; job {found.job_id}\n"
             f"its package: tunefarm jobs watch {found.job_id}"
         )
+        print(harmless(said_of_it))
     return 0

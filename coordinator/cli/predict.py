@@ -10,6 +10,7 @@ from typing import Any
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from protos.errors import NotFound
+from protos.plain_text import harmless
 from protos.records import Prediction, PredictionSource, PredictionSpec
 
 _SHOWN_OPERATORS = 5
@@ -130,7 +131,7 @@ def _text(name: str, found: Prediction) -> str:
         f"{found.low_ms:.3f} to {found.high_ms:.3f}) on devices of kind {found.device_kind[:8]}"
     )
     if found.source is PredictionSource.MEASURED:
-        return f"{first}\nmeasured before: tunefarm report {found.job_id}"
+        return harmless(f"{first}\nmeasured before: tunefarm report {found.job_id}")
     total_us = sum(operator.latency_us for operator in found.operators) or 1.0
     slowest = sorted(found.operators, key=lambda operator: -operator.latency_us)
     learnt = (
@@ -148,4 +149,4 @@ def _text(name: str, found: Prediction) -> str:
         ),
         "the real one: tunefarm measure",
     ]
-    return "\n".join(lines)
+    return harmless("\n".join(lines))

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.cli.log_tables import plain
 from protos.records import Job, TaskProgress
 
 LINE_INTERVAL_S = 5.0
@@ -55,7 +56,7 @@ def _tasks_table(job: Job) -> Table:
     for task in sorted(job.tasks, key=cost, reverse=True)[:MAX_TASKS_SHOWN]:
         untuned, best = task.untuned_us, task.tuned_us
         table.add_row(
-            Text(task.name),
+            plain(task.name),
             str(task.weight),
             f"{untuned:.1f}" if untuned else "…",
             f"{best:.1f}" if best else "…",
@@ -89,7 +90,7 @@ class Progress:
     def update(self, job: Job) -> None:
         """Show the job as it is now."""
         if self._live is not None:
-            body = [Text(summary(one)) for one in job.parts or (job,)]
+            body = [plain(summary(one)) for one in job.parts or (job,)]
             if job.tasks:
                 self._live.update(Group(*body, _tasks_table(job)), refresh=True)
             else:
@@ -98,9 +99,9 @@ class Progress:
         line = "\n".join(summary(one) for one in job.parts or (job,))
         due = time.monotonic() - self._last_time >= LINE_INTERVAL_S
         if line != self._last_line and (due or job.state.ended):
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(plain(line), soft_wrap=True)
             self._last_line, self._last_time = line, time.monotonic()
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(plain(text), soft_wrap=True)

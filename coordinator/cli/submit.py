@@ -14,6 +14,7 @@ from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from coordinator.parts import title
 from protos.errors import BadRequest
+from protos.plain_text import harmless
 from protos.records import DeviceState, Job, JobSpec, Priority, canonical_json
 from protos.selectors import parse_condition
 
@@ -96,10 +97,10 @@ def run(options: argparse.Namespace) -> int:
             exclusive=options.exclusive,
         )
         job = farm.submit(_for_devices(farm, options, spec), model)
-        print(job.job_id, flush=True)
+        print(harmless(job.job_id), flush=True)
         _say(job)
         if not options.watch:
-            print(f"follow it: tunefarm jobs watch {job.job_id}", file=sys.stderr)
+            print(f"follow it: tunefarm jobs watch {harmless(job.job_id)}", file=sys.stderr)
             return 0
         return jobs.follow(farm, job.job_id, Path(options.out))
 

@@ -6,10 +6,10 @@ import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from coordinator.cli.log_tables import plain
 from coordinator.parts import asked_for
 from protos.labels import labels_text
 from protos.records import DeviceEvent, DeviceStatus, Job
@@ -51,7 +51,7 @@ def jobs_table(jobs: Sequence[Job]) -> None:
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
 
 
-def _job_row(job: Job, name: str, chosen: bool) -> list[Text]:
+def _job_row(job: Job, name: str, chosen: bool) -> list[RenderableType]:
     when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
     result = job.result
     cells = [
@@ -63,7 +63,7 @@ def _job_row(job: Job, name: str, chosen: bool) -> list[Text]:
         *((asked_for(job.spec),) if chosen else ()),
         "" if job.parts else job.error or job.stage,
     ]
-    return [Text(cell) for cell in cells]
+    return [plain(cell) for cell in cells]
 
 
 def identities_table(
@@ -72,13 +72,15 @@ def identities_table(
     """One line a certificate or token; ``now`` in seconds since 1970."""
     table = _table("name", "role", "state", "until", "since", "serial")
     for token in tokens:
-        table.add_row(token.name, token.role.value, "token not used", _when(token.expires_at))
+        table.add_row(
+            plain(token.name), token.role.value, "token not used", _when(token.expires_at)
+        )
     for found in certificates:
         state = "good" if found.expires_at > now else "ended"
         if found.revoked_at is not None:
             state = f"revoked {_when(found.revoked_at)}"
         table.add_row(
-            found.identity.name,
+            plain(found.identity.name),
             found.identity.role.value,
             state,
             _when(found.expires_at),
@@ -94,7 +96,7 @@ def users_table(users: Sequence[User]) -> None:
     for user in users:
         most, highest = user.quota.max_running, user.quota.highest_priority
         table.add_row(
-            Text(user.name),
+            plain(user.name),
             str(user.jobs),
             "any" if most is None else str(most),
             "any" if highest is None else highest.name.lower(),
@@ -111,7 +113,7 @@ def events_table(events: Sequence[DeviceEvent]) -> None:
     table = _table("when", "device", "what", "why")
     for event in events:
         when = datetime.datetime.fromtimestamp(event.happened_at).isoformat(" ", "seconds")
-        table.add_row(when, Text(event.device), Text(event.step), Text(event.text))
+        table.add_row(when, plain(event.device), plain(event.step), plain(event.text))
     _print(table, "no device has failed")
 
 
@@ -134,17 +136,17 @@ def devices_table(statuses: Sequence[DeviceStatus]) -> None:
     for status in statuses:
         device = status.device
         table.add_row(
-            Text(device.name),
+            plain(device.name),
             status.state.name.lower() + (" (emulated)" if device.emulated else ""),
-            Text(", ".join(dict.fromkeys(filter(None, (device.board, device.cpu_model))))),
+            plain(", ".join(dict.fromkeys(filter(None, (device.board, device.cpu_model))))),
             str(device.num_threads),
             ",".join(map(str, device.cpus)),
             str(status.measurements),
-            status.kind[:8],
-            Text(device.target_json),
-            Text(labels_text(device.labels)),
+            plain(status.kind[:8]),
+            plain(device.target_json),
+            plain(labels_text(device.labels)),
             *((_canary(status),) if watched else ()),
-            Text(status.last_error),
-            *((Text(", ".join(device.not_enforced)),) if device.not_enforced else ()),
+            plain(status.last_error),
+            *((plain(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )
     _print(table, "no device has connected yet; start one: tunefarm agent")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.fleet import dispatcher
+from coordinator.fleet.answers import check_measurement, check_model_measurement
 from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
 from coordinator.fleet.medic import Medic
@@ -436,7 +437,8 @@ class Fleet:
                 await self.left(session, "its certificate has ended or was revoked", blameless=True)
 
     async def received(self, session: Session, measurements: Sequence[Measurement]) -> None:
-        """Results from a device: into the log, then acknowledged, then to the job.
+        """Results from a device: into the log, then acknowledged, then to the job. Raises
+        ProtocolViolation, with nothing done, for one that can't be of its lease.
 
         Late ones are welcome: of a lease that has expired, of a session before the present one, or
         of one that another coordinator of this log gave; but none of a device that is quarantined.
@@ -450,6 +452,10 @@ class Fleet:
             held = self.leases.known(lease_id)
             if held is not None and held.session.device.name == device and not quarantined:
                 known = [(held.trials.get(result.candidate_key), result) for result in results]
+                for trial, result in known:
+                    if trial is not None:
+                        artifact = trial.artifact.sha256
+                        check_measurement(device, artifact, result, session.device.emulated)
                 await self._record(held, [(trial, result) for trial, result in known if trial])
             elif quarantined or not await self.lease_log.record_late(lease_id, device, results):
                 session.outbox.put_nowait(CancelLease(lease_id))
@@ -485,16 +491,20 @@ class Fleet:
         if held is None or held.session is not session or held.batch.model_result is None:
             session.outbox.put_nowait(CancelLease(measurement.lease_id))
             return
+        assert held.lease.model is not None
+        check_model_measurement(session.device, held.lease.model, measurement)
         if not held.batch.model_result.done():
             held.batch.model_result.set_result(measurement)
         session.outbox.put_nowait(Acknowledgement(measurement.lease_id))
 
     async def finished(self, session: Session, message: LeaseFinished) -> None:
-        """A device is done with a lease, or says that it can't do it."""
+        """A device is done with a lease, or says that it can't do it; said again, it changes
+        nothing."""
         self.lease_log.ended(message.lease_id, session.device.name)
         held = self.leases.known(message.lease_id)
-        if held is None or held.session is not session:
+        if held is None or held.session is not session or held.said_finished:
             return
+        held.said_finished = True
         self._judge(held, message)
         if self.leases.end(message.lease_id) is None:  # its last result ended its batch
             return

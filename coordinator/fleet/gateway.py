@@ -30,27 +30,38 @@ from protos.rpc import stream_aborts
 
 log = logging.getLogger(__name__)
 
+MAX_UNREAD = 4096
+"""Messages that wait for an agent to read them; one that sends and does not read is thrown out."""
+
 
 class Gateway(farm_pb2_grpc.AgentGatewayServicer):
     """Agents dial in here."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, registered_within_s: float = registry.SILENCE_S) -> None:
+        """Who has not registered within this time is hung up on."""
         self._fleet = fleet
         self.acknowledged = 0
         """Results that agents need not send again."""
+        self._registered_within_s = registered_within_s
 
     @stream_aborts
     async def Session(  # noqa: N802 (the RPC's name)
         self, messages: AsyncIterator[farm_pb2.AgentMessage], context: Any
     ) -> AsyncIterator[farm_pb2.GatewayMessage]:
         """One agent, from its registration until it leaves."""
-        said = await self._registration(messages)
+        try:
+            async with asyncio.timeout(self._registered_within_s):
+                said = await self._registration(messages)
+        except TimeoutError:
+            raise ProtocolViolation("nothing was heard: no registration has come") from None
         session = self._fleet.registry.join(
             said.device, caller(context), said.instance, said.restartable
         )
         session.outbox.put_nowait(Registered(session.session_id, registry.HEARTBEAT_S))
         log.info("device %s joined as %s", session.device.name, session.session_id)
-        reader = asyncio.create_task(self._read(session, messages))
+        sender = asyncio.current_task()
+        assert sender is not None
+        reader = asyncio.create_task(self._read(session, messages, sender))
         try:
             await self._fleet.joined(session)
             while (message := await session.outbox.get()) is not None:
@@ -86,12 +97,19 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         raise ProtocolViolation("the stream ended before a registration")
 
     async def _read(
-        self, session: registry.Session, messages: AsyncIterator[farm_pb2.AgentMessage]
+        self,
+        session: registry.Session,
+        messages: AsyncIterator[farm_pb2.AgentMessage],
+        sender: asyncio.Task[Any],
     ) -> None:
         """Take what the agent sends; always ends the outbox so that the stream ends too."""
         try:
             async for envelope in messages:
                 session.heard()
+                if session.outbox.qsize() > MAX_UNREAD:
+                    log.warning("device %s does not read what it is sent", session.device.name)
+                    sender.cancel()  # it waits for the agent to read, and would wait for ever
+                    return
                 await self._take(session, convert.from_agent_message(envelope))
         finally:
             session.outbox.put_nowait(None)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from coordinator.fleet.answers import check_measurement
 from coordinator.fleet.leases import Outstanding
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log import leases as rows
@@ -16,6 +17,9 @@ from protos.records import Measurement
 
 KEPT_S = 24 * 3600.0
 """A lease whose end was never heard of is forgotten after this long, and with it its results."""
+
+MAX_ENDED = 4096
+"""Ended leases that are dropped in one transaction."""
 
 LOSSES_OF_POISON = 3
 """A program that was on so many devices when they vanished is sent to none again."""
@@ -51,8 +55,10 @@ class LeaseLog:
         await asyncio.to_thread(write)
 
     def ended(self, lease_id: str, device: str) -> None:
-        """The device said that nothing more will come of this lease."""
-        self._ended.add((lease_id, device))
+        """The device said that nothing more will come of this lease. Of a device that says so of
+        ever more leases, not all are noted: those that it had go when they are old."""
+        if len(self._ended) < MAX_ENDED:
+            self._ended.add((lease_id, device))
 
     async def drop_old(self) -> None:
         """Drop what has ended, and what nobody will ask for any more."""
@@ -78,7 +84,8 @@ class LeaseLog:
 
     async def record_late(self, lease_id: str, device: str, results: Sequence[Measurement]) -> bool:
         """Keep results of a lease that no job of this coordinator waits for; False if this device
-        never had it, or had it too long ago. What the lease does not name is left out."""
+        never had it, or had it too long ago. What the lease does not name is left out. Raises
+        ProtocolViolation, with nothing kept, for what can't be of the lease."""
         return await asyncio.to_thread(self._record_late, lease_id, device, results)
 
     def _record_late(self, lease_id: str, device: str, results: Sequence[Measurement]) -> bool:
@@ -90,6 +97,7 @@ class LeaseLog:
         for result in results:
             trial = lease.trials.get(result.candidate_key)
             if trial is not None:
+                check_measurement(device, trial.artifact_sha256, result)
                 kept = with_tools(result, lease.built_with)
                 found.append(
                     (

@@ -75,7 +75,8 @@ class Batch:
 
 @dataclass
 class Outstanding:
-    """A lease that a device holds; ``suspect`` are the keys of trials to be measured again."""
+    """A lease that a device holds; ``suspect`` are the keys of trials to be measured again,
+    ``said_finished`` that its device is done with it."""
 
     lease: Lease
     batch: Batch
@@ -83,6 +84,7 @@ class Outstanding:
     deadline: float
     trials: dict[str, PendingTrial]
     suspect: set[str] = field(default_factory=set)
+    said_finished: bool = False
 
     @property
     def done(self) -> bool:

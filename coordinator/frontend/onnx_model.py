@@ -190,14 +190,31 @@ def _appearance(data: bytes) -> str:
 
 
 def _refuse_external_data(model: Any) -> None:
+    """Whatever reads the model would read the files that it names, on this machine."""
     import onnx
 
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise BadModel(
                 f"the model keeps weights outside of its file ({tensor.name!r} and maybe others). "
                 "Save it in one file: onnx.save_model(onnx.load(PATH), NEW_PATH)"
             )
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a message of ONNX, wherever it is: weights, attributes, inner graphs."""
+    import onnx
+
+    waiting = [message]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.message_type is None:
+                continue
+            for item in value if field.is_repeated else (value,):
+                if isinstance(item, onnx.TensorProto):
+                    yield item
+                else:
+                    waiting.append(item)
 
 
 def _dims(value: Any) -> list[int | str] | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from protos.engines import ENGINES, ONEDNN, engine
 from protos.errors import BadTarget, JobFailed
+from protos.plain_text import one_line
 from protos.records import OWN, TensorSpec, sha256_hex
 
 from ..frontend.target import architecture, num_threads
@@ -250,7 +251,7 @@ def _metadata(
             "Metadata-Version: 2.1",
             f"Name: {name.replace('_', '-')}",
             f"Version: {version}",
-            f"Summary: {manifest.model_file} {runs}",
+            f"Summary: {one_line(manifest.model_file)} {runs}",
             "Requires-Python: >=3.10",
             "Requires-Dist: numpy>=1.23",
             *(f"Requires-Dist: {package}=={pinned}" for package, pinned in required.items()),

@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.results.efficiency import Efficiency, efficiencies
 from protos.engines import ENGINES, engine
 from protos.labels import labels_text
+from protos.plain_text import indented, one_line
 from protos.records import (
     MIXED,
     OWN,
@@ -190,7 +191,7 @@ def report_text(
     )
     console.print(_operator_table(job))
     for line in _summary(job, package_path, log_url):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(indented(line), markup=False, highlight=False, soft_wrap=True)
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()
@@ -199,14 +200,16 @@ def report_text(
 def _operator_table(job: Job) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"Fused operators of {job.spec.model_name}", box=box.SIMPLE_HEAD)
+    title = Text(f"Fused operators of {one_line(job.spec.model_name)}")
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for row in operator_rows(job.tasks):
         table.add_row(
-            row.name,
+            Text(one_line(row.name)),
             str(row.weight),
             _number(row.untuned_us),
             _number(row.tuned_us),

@@ -18,8 +18,6 @@ from protos.rpc import aborts
 
 log = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 8192
-
 
 class Enrolment(farm_pb2_grpc.EnrolmentServicer):
     """On the port where callers show no certificate."""
@@ -38,7 +36,7 @@ class Enrolment(farm_pb2_grpc.EnrolmentServicer):
         return farm_pb2.Certificate(certificate=issued.certificate)
 
     def _issue(self, secret: bytes, signing_request: bytes) -> Issued:
-        key = _checked_key(signing_request)
+        key = requested_key(signing_request)
         with self._log.writing() as connection:  # the token is spent if the certificate is known
             issued = self._authority.issue(use_token(connection, secret), key)
             add_certificate(connection, issued.identity, issued.expires_at)
@@ -67,13 +65,7 @@ class Certificates(farm_pb2_grpc.CertificatesServicer):
         return farm_pb2.Certificate(certificate=issued.certificate)
 
     def _renewed(self, who: Identity, signing_request: bytes) -> Issued:
-        issued = self._authority.issue(who, _checked_key(signing_request))
+        issued = self._authority.issue(who, requested_key(signing_request))
         with self._log.writing() as connection:
             renew(connection, who, issued.identity, issued.expires_at)
         return issued
-
-
-def _checked_key(signing_request: bytes) -> Any:
-    if len(signing_request) > MAX_REQUEST_BYTES:
-        raise BadRequest(f"a request for a certificate of {len(signing_request)} bytes")
-    return requested_key(signing_request)

@@ -13,13 +13,14 @@ from typing import Any
 
 import grpc
 
+from coordinator.security.handlers import Stream, Unary, around
 from coordinator.security.permissions import check_may_call
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.identities import good_serials
 from protos import certificates
 from protos.errors import FarmError, Forbidden
 from protos.identity import Identity
-from protos.rpc import status_of
+from protos.rpc import as_details, status_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 await self.admit(method, context)
             except FarmError as error:
                 log.warning("%s refused: %s", method, error)
-                await context.abort(status_of(error), str(error))
+                await context.abort(status_of(error), as_details(error))
 
         return _guarded(handler, admit)
 
@@ -111,14 +112,14 @@ class Guard(grpc.aio.ServerInterceptor):
 def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
     """The handler, behind what is awaited first, and in a stream before every answer."""
 
-    def unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def unary(behavior: Unary) -> Unary:
         async def call(request: Any, context: Any) -> Any:
             await admit(context)
             return await behavior(request, context)
 
         return call
 
-    def stream(behavior: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def stream(behavior: Stream) -> Stream:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             await admit(context)
             async for message in behavior(request, context):
@@ -127,25 +128,4 @@ def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
 
         return call
 
-    return wrapped(handler, unary, stream)
-
-
-def wrapped(
-    handler: Any, unary: Callable[[Any], Callable[..., Any]], stream: Callable[[Any], Any]
-) -> Any:
-    """The handler with what wraps its behaviour, by whether it answers once or with a stream."""
-    kinds: list[tuple[str, Any, Any]] = [
-        ("unary_unary", unary, grpc.unary_unary_rpc_method_handler),
-        ("stream_unary", unary, grpc.stream_unary_rpc_method_handler),
-        ("unary_stream", stream, grpc.unary_stream_rpc_method_handler),
-        ("stream_stream", stream, grpc.stream_stream_rpc_method_handler),
-    ]
-    for name, wrap, make in kinds:
-        behavior = getattr(handler, name)
-        if behavior is not None:
-            return make(
-                wrap(behavior),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-    raise AssertionError("a handler of no kind")
+    return around(handler, unary, stream)

@@ -10,18 +10,24 @@ from typing import Any
 import grpc
 
 from coordinator.security.authority import Authority
-from coordinator.security.enrolment import MAX_REQUEST_BYTES, Certificates, Enrolment
+from coordinator.security.enrolment import Certificates, Enrolment
 from coordinator.security.guard import Guard
 from coordinator.tuning_log import TuningLog
 from protos import farm_pb2_grpc
+from protos.bounds import MAX_REQUEST_BYTES
 from protos.certificates import Credentials
 from protos.rpc import SERVER_OPTIONS
 
 ENROLMENT_OPTIONS = (
     *SERVER_OPTIONS,
     ("grpc.max_receive_message_length", 4 * MAX_REQUEST_BYTES),
+    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_connection_age_ms", 60_000),
 )
 """Of the server for enrolments: whoever calls there is not known."""
+
+MAX_ENROLMENTS = 64
+"""At a time; more are told to come again."""
 
 ANEW_AFTER_S = 30 * 24 * 3600.0
 """So often the coordinator's own certificate is made anew."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from coordinator.security.guard import wrapped
+from coordinator.security.handlers import around
 
 
 class Refusals(grpc.aio.ServerInterceptor):
@@ -53,4 +53,4 @@ class Refusals(grpc.aio.ServerInterceptor):
 
             return call
 
-        return wrapped(handler, unary, stream)
+        return around(handler, unary, stream)

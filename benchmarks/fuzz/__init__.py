@@ -1,0 +1,1 @@
+"""Mutated messages against a running farm: see ``benchmarks.fuzz.__main__``."""
