@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from coordinator.canary import canary_workload
+from coordinator.experiments import EVALUATOR, evaluator_of
 from device_agent import canary
 from device_agent.artifacts import ArtifactCache
 from device_agent.build import build_kernel
@@ -26,6 +27,7 @@ from device_agent.canary import (
     noted,
 )
 from device_agent.devices.cpu import describe_cpu
+from device_agent.devices.replay import describe_replay
 from device_agent.kernel_run import measure
 from device_agent.kernel_runner import KernelRunner, Loaded, Outcome
 from device_agent.lease_worker import LeaseWorker
@@ -35,6 +37,7 @@ from protos.records import (
     Artifact,
     Circumstances,
     EvaluatorConfig,
+    JobSpec,
     KernelWork,
     Lease,
     LeaseFinished,
@@ -316,6 +319,15 @@ def test_a_dropped_lease_waits_for_no_canary_and_a_closed_agent_reports_nothing(
     assert board.clock.candidate_ran.wait(PATIENCE_S)  # and is held back
     board.worker.close()
     assert board.reported.empty()
+
+
+def test_an_emulated_cpu_is_not_watched() -> None:
+    here = describe_cpu("board", kernels.target_json(1), None, emulated=False)
+    emulated = describe_cpu("board", kernels.target_json(1), None, emulated=True)
+    replay = describe_replay("replay", None, 0.1)
+    spec = JobSpec("a model", "0" * 64, "{}", trials=1)
+    assert evaluator_of(spec, here) == evaluator_of(spec, replay) == EVALUATOR
+    assert evaluator_of(spec, emulated).canary_every == 0
 
 
 def test_a_real_canary_on_this_machine(canary_artifact: Artifact) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli import options as shared
-from coordinator.cli.log_tables import opened, plain
+from coordinator.cli.log_tables import opened
+from coordinator.cli.printable import printable
 from protos.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _print_damages(report: ImportReport) -> None:
     for damage in report.damages:
-        print(f"tunefarm: {plain(damage).plain}", file=sys.stderr)
+        print(f"tunefarm: {printable(damage)}", file=sys.stderr)
     more = report.damaged - len(report.damages)
     if more:
         print(f"tunefarm: … and {more} more are damaged", file=sys.stderr)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.cli.printable import printable
 from protos.errors import NotFound
 
 if TYPE_CHECKING:
@@ -60,9 +61,8 @@ def add_row(made: Table, *cells: object) -> None:
 
 
 def plain(value: object) -> Text:
-    """Text without what would move a terminal's cursor; nothing for None."""
-    text = "" if value is None else str(value)
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "�" for c in text))
+    """``printable`` for a table."""
+    return Text(printable(value))
 
 
 def show(made: Table) -> None:
@@ -78,7 +78,7 @@ def show(made: Table) -> None:
 
 def say(line: str) -> None:
     """Print text."""
-    print(plain(line).plain)
+    print(printable(line))
 
 
 def print_json(found: Any) -> int:
