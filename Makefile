@@ -55,11 +55,12 @@ format: setup  ## rewrite the sources as `make check` wants them
 stubs: setup  ## regenerate protos/farm_pb2* from protos/farm.proto
 	$(BIN)/python -m protos.generate
 
-lock: setup  ## write the versions that .venv has into requirements.lock
+lock: setup  ## write the versions that .venv has into requirements.lock, and the bundle's wheels with them
 	@{ echo '# Constraints: the version of everything that setup.cfg pulls in. Written by `make lock`.'; \
 	  $(BIN)/python -m pip --disable-pip-version-check freeze --all --exclude-editable \
 	  $$(sed -n 's/^\([A-Za-z0-9-]*\)==.*/--exclude \1/p' demo-models.txt benchmark-models.txt) --exclude pip; \
 	} > $(VENV)/lock && mv $(VENV)/lock requirements.lock && touch $(STAMP)
+	@$(BIN)/python -m coordinator.bundle.pin
 
 clean:  ## remove caches and build outputs; .venv, the tuning log and packages stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

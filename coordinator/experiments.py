@@ -50,10 +50,19 @@ tell who is no contender: not even the fastest of them is close to the best. A c
 least six, the fewest whose median has a 95 % interval."""
 
 
-def evaluator_of(spec: JobSpec) -> EvaluatorConfig:
-    """How the candidates of a job are timed."""
+def evaluator_of(spec: JobSpec, device: Device) -> EvaluatorConfig:
+    """How the candidates of a job are timed on this device.
+
+    No canary runs on an emulated CPU: it would take seconds, and differ by more than any drift.
+    """
     drift = EVALUATOR.canary_drift if spec.canary_drift is None else spec.canary_drift
-    return replace(EVALUATOR, cold_cache=spec.cold_cache, canary_drift=drift)
+    computes = bool(device.cpus)  # a replay device only says that it is busy
+    return replace(
+        EVALUATOR,
+        cold_cache=spec.cold_cache,
+        canary_drift=drift,
+        canary_every=0 if device.emulated and computes else EVALUATOR.canary_every,
+    )
 
 
 @dataclass(frozen=True)

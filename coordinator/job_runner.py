@@ -16,9 +16,10 @@ from coordinator.finals import Finals, reserve_s
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.frontend.cpu_features import check_cpu
-from coordinator.frontend.target import cpu_flags
+from coordinator.frontend.target import architecture, cpu_flags
 from coordinator.learning import Learning
 from coordinator.limits import measure_limits
+from coordinator.package.runtimes import runtime_for
 from coordinator.results.engines import check_left_to_engine
 from coordinator.results.finish import Finisher
 from coordinator.search.proposer import SearchConfig
@@ -117,6 +118,8 @@ class JobRunner:
             device = await self._device()
             check_cpu(await self._builders.run(cpu_flags, device.target_json), device)
             check_left_to_engine(imported.theirs, device)
+            # Better now than after hours of tuning: other machines' may have to be downloaded.
+            await asyncio.to_thread(runtime_for, architecture(device.target_json))
             watch = asyncio.create_task(self._say_what_it_waits_for(device.kind))
             try:
                 await self._tune(imported, device, *helpers)
@@ -208,7 +211,7 @@ class JobRunner:
             self._fleet,
             self._builders,
             self._clock,
-            evaluator_of(spec),
+            evaluator_of(spec, device),
             await self._builders.run(tool_versions),
             Selector.of(spec),
         )

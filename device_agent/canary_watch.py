@@ -40,12 +40,19 @@ class CanaryWatch:
     """
 
     def __init__(
-        self, run: Callable[[KernelWork, bytes], Outcome], turn: TimingTurn, closed: threading.Event
+        self,
+        run: Callable[[KernelWork, bytes], Outcome],
+        turn: TimingTurn,
+        closed: threading.Event,
+        held_back: Callable[[], str] = str,
     ) -> None:
-        """``run`` checks and times a kernel; ``closed`` is set when what runs is being killed."""
+        """``run`` checks and times a kernel; ``closed`` is set when what runs is being killed.
+        ``held_back`` says what holds the device back just now, if anything does: a canary then is
+        one that failed, however long it took."""
         self._run = run
         self._turn = turn
         self._closed = closed
+        self._held_back = held_back
         self._references: dict[str, Reference] = {}
         self._good_at = -math.inf
         self.error = ""
@@ -74,9 +81,9 @@ class CanaryWatch:
         latest_s = math.inf
         try:
             outcome = self._run(work, data)
-            if outcome.status is MeasurementStatus.OK:
+            error = outcome.error or self._held_back()
+            if outcome.status is MeasurementStatus.OK and not error:
                 latest_s = statistics.median(outcome.repeats_s)
-            error = outcome.error
         except LeaseFailedError as failure:
             error = str(failure)
         if self._closed.is_set():

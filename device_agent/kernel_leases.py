@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from device_agent import throttling
 from device_agent.artifacts import ArtifactCache
 from device_agent.best_known import BestKnown
 from device_agent.canary_watch import CanaryWatch, LeaseGuard
@@ -90,7 +91,7 @@ class KernelLeases:
         self._closed = closed
         self._best = BestKnown()
         self._pace = Pace()
-        self._watch = CanaryWatch(self._canary, turn, closed)
+        self._watch = CanaryWatch(self._canary, turn, closed, self._held_back)
 
     def execute(self, lease: KernelLease) -> None:
         """Measure its trials; raises LeaseFailedError and what the artifacts' transfer raises."""
@@ -234,7 +235,7 @@ class KernelLeases:
         measurement = self._measurement(lease, run)
         if pacemaker is not None:
             measurement = pacemaker.judged(measurement, lease.work.evaluator)
-        if not guard.take(measurement):
+        if not guard.take(throttling.judged(measurement)):
             self._best.forget(lease.work)
 
     @staticmethod
@@ -266,6 +267,10 @@ class KernelLeases:
         with self._turn.measuring():
             loaded = self._load(work, data, data)
             return measure(self._runner, work, loaded)
+
+    def _held_back(self) -> str:
+        now = read_telemetry(self._device.cpus)
+        return throttling.held_back(now, now)
 
     def _measurement(self, lease: KernelLease, run: KernelRun) -> Measurement:
         device, work, outcome = self._device, lease.work, run.result

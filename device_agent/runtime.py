@@ -10,7 +10,9 @@ import ctypes
 import importlib.util
 import logging
 import os
+import platform
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ _LIMIT_ZERO_TIME_ITERATIONS = 100
 _NO_COMPILER = "nocxx"
 """A C++ compiler that there isn't: without a name the linker's wrapper would run ``c++``."""
 
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+
 
 def find_runtime() -> Path:
     """The runtime library; raises Unavailable with what to do if there is none."""
@@ -42,6 +46,9 @@ def find_runtime() -> Path:
         if path.is_file():
             return path
         raise errors.Unavailable(f"{RUNTIME_ENVIRONMENT}={configured} is not a file")
+    bundled = Path(sys.prefix) / "lib" / LIBRARY
+    if bundled.is_file():
+        return bundled
     try:
         spec = importlib.util.find_spec("tvm")  # finds a top-level package without importing it
     except (ImportError, ValueError):
@@ -51,8 +58,9 @@ def find_runtime() -> Path:
         if path.is_file():
             return path
     raise errors.Unavailable(
-        f"{LIBRARY} is not on this device. Unzip tvm/lib/{LIBRARY} from the apache-tvm wheel for "
-        f"this architecture and set {RUNTIME_ENVIRONMENT} to the file, or pip install apache-tvm"
+        f"{LIBRARY} is not on this device. Install the bundle of `tunefarm agent bundle`, or unzip "
+        f"tvm/lib/{LIBRARY} from the apache-tvm wheel for this architecture and set "
+        f"{RUNTIME_ENVIRONMENT} to the file, or pip install apache-tvm"
     )
 
 
@@ -117,13 +125,21 @@ class Runtime:
 
 def _look_for_no_compiler(session: Any) -> None:
     """Have the first load over with: it starts processes to look for a C++ compiler, and the answer
-    (there is none called ``nocxx``) is remembered for every child that is forked from here."""
-    try:
-        session.load_module(b"no object file", cxx=_NO_COMPILER)
-    except Exception as error:  # which one is up to the linker, and of no interest
-        log.debug("first load, as expected: %s", error)
-    else:
-        raise errors.Unavailable("the linker takes anything for an object file")
+    (there is none called ``nocxx``) is remembered for every child that is forked from here.
+
+    What is loaded is an object file with nothing in it. One that is refused would cost 25 MB, for
+    the tables of the linker's own functions that its error is told with.
+    """
+    machine = _ELF_MACHINES.get(platform.machine())
+    if machine is not None:
+        session.load_module(_empty_object(machine), cxx=_NO_COMPILER)
+
+
+def _empty_object(machine: int) -> bytes:
+    """An ELF header, of 64 bits, little-endian and relocatable, with no sections after it."""
+    identity = b"\x7fELF" + bytes((2, 1, 1))
+    header = (identity, 1, machine, 1, 0, 0, 0, 0, 64, 0, 0, 64, 0, 0)
+    return struct.pack("<16sHHIQQQIHHHHHH", *header)
 
 
 def load_runtime() -> Runtime:

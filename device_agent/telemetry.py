@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ def read_telemetry(cpus: Sequence[int], sys_root: Path = SYS) -> Telemetry:
         if cpus
         else None,
         load_1m=_load_1m(),
-        throttled=_throttled() or _throttle_events(cpus, sys_root),
+        throttled=_throttled(sys_root) or _throttle_events(cpus, sys_root),
     )
 
 
@@ -82,23 +81,32 @@ def _load_1m() -> float | None:
         return None
 
 
-@functools.cache
-def _vcgencmd() -> str | None:
-    return shutil.which("vcgencmd")
+def _throttled(sys_root: Path) -> str | None:
+    """A Raspberry Pi's word, such as ``0x50005``; ``throttling`` says what it means.
+
+    The file's word, for a board whose ``vcgencmd`` is not there or may not ask, is up to two
+    seconds old.
+    """
+    word = _asked(shutil.which("vcgencmd"))
+    for path in sorted(sys_root.glob("devices/platform/soc*/soc*:firmware/get_throttled")):
+        word = word or _text(path)
+    try:
+        return f"{int(word, 16):#x}" if word else None
+    except ValueError:
+        return None
 
 
-def _throttled() -> str | None:
-    """A Raspberry Pi's word, such as ``0x50005``: bits 0–3 are now, 16–19 since it started."""
-    command = _vcgencmd()
+def _asked(command: str | None) -> str | None:
     if command is None:
         return None
     try:
         answer = subprocess.run(
             [command, "get_throttled"], capture_output=True, text=True, timeout=VCGENCMD_TIMEOUT_S
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return answer.stdout.strip().removeprefix("throttled=") or None
+    _, found, word = answer.stdout.strip().partition("throttled=")
+    return word if found and answer.returncode == 0 else None
 
 
 def _throttle_events(cpus: Sequence[int], sys_root: Path) -> str | None:

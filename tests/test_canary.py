@@ -7,11 +7,13 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coordinator.canary import canary_workload
+from coordinator.experiments import EVALUATOR, evaluator_of
 from device_agent import canary
 from device_agent.artifacts import ArtifactCache
 from device_agent.build import build_kernel
@@ -26,6 +28,7 @@ from device_agent.canary import (
     noted,
 )
 from device_agent.devices.cpu import describe_cpu
+from device_agent.devices.replay import describe_replay
 from device_agent.kernel_run import measure
 from device_agent.kernel_runner import KernelRunner, Loaded, Outcome
 from device_agent.lease_worker import LeaseWorker
@@ -35,6 +38,7 @@ from protos.records import (
     Artifact,
     Circumstances,
     EvaluatorConfig,
+    JobSpec,
     KernelWork,
     Lease,
     LeaseFinished,
@@ -254,7 +258,7 @@ def test_measurements_are_reported_after_a_good_canary(
     assert [result.candidate_key for result in results] == ["c0", "c1", "c2"]
     assert [result.status.name for result in results] == ["OK", "WRONG_OUTPUT", "OK"]
     assert _ratios(results) == [pytest.approx(1.1)] * 3
-    assert finished == LeaseFinished("lease", "", pytest.approx(1.1))
+    assert finished == LeaseFinished("lease", "", pytest.approx(1.1), 1.0)
     assert board.clock.ran == ["canary"] * REFERENCE_RUNS + ["candidate"] * 3 + ["canary"]
 
 
@@ -309,13 +313,24 @@ def test_a_dropped_lease_waits_for_no_canary_and_a_closed_agent_reports_nothing(
     board.worker.submit(lease("doubled"))
     assert board.clock.canary_ran.wait(PATIENCE_S)  # it is off; a pause and another try follow
     board.worker.cancel("lease")
-    assert board.reported.get(timeout=PATIENCE_S) == LeaseFinished("lease", "", 9.0)
+    assert board.reported.get(timeout=PATIENCE_S) == LeaseFinished("lease", "", 9.0, 1.0)
     board.clock.times_s = [1.0]
     board.clock.candidate_ran.clear()
     board.worker.submit(lease("doubled", "endless"))
     assert board.clock.candidate_ran.wait(PATIENCE_S)  # and is held back
     board.worker.close()
     assert board.reported.empty()
+
+
+def test_an_emulated_cpu_is_not_watched() -> None:
+    here = describe_cpu("board", kernels.target_json(1), None, emulated=False)
+    emulated = describe_cpu("board", kernels.target_json(1), None, emulated=True)
+    spec = JobSpec("a model", "0" * 64, "{}", 1)
+    replay = describe_replay("replay", None, 0.1)
+    assert evaluator_of(spec, here) == evaluator_of(spec, replay) == EVALUATOR
+    assert evaluator_of(spec, emulated).canary_every == 0
+    rough = evaluator_of(replace(spec, canary_drift=0.5, cold_cache=True), here)
+    assert (rough.canary_drift, rough.cold_cache) == (0.5, True)
 
 
 def test_a_real_canary_on_this_machine(canary_artifact: Artifact) -> None:

@@ -296,6 +296,15 @@ def test_this_machine_is_a_device() -> None:
         cpu.describe_cpu("none", None, [9999], emulated=False)
 
 
+def test_an_emulated_process_finds_out(tmp_path: Path) -> None:
+    for name, program in (("self", "/usr/bin/python3.11"), ("thread-self", "/usr/bin/qemu")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "exe").symlink_to(program)
+    assert cpu.is_emulated(tmp_path)
+    assert not cpu.is_emulated(), "not this one"
+    assert not cpu.is_emulated(tmp_path / "nothing")
+
+
 def test_telemetry_is_read_and_what_is_missing_is_none(tmp_path: Path) -> None:
     zone = tmp_path / "class/thermal/thermal_zone0"
     frequency = tmp_path / "devices/system/cpu/cpu3/cpufreq"

@@ -10,12 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tvm.target import Target
 
 from coordinator.frontend.cpu_features import check_cpu, hidden_features, required_flags
 from coordinator.frontend.onnx_model import inspect_model
 from coordinator.frontend.target import architecture, cpu_flags, num_threads, resolve_target
+from device_agent.devices.cpu import CpuInfo, check_target, default_target
 from protos.errors import BadModel, BadTarget, JobFailed
-from protos.records import Device, Shape, TensorSpec
+from protos.records import Device, Shape, TensorSpec, canonical_json
 from tests import models
 
 RELU = helper.make_node("Relu", ["x"], ["y"], "clamp")
@@ -136,6 +138,30 @@ def test_a_resolved_target_stays_what_it_is(text: str) -> None:
     assert resolve_target(resolved) == resolved
     assert num_threads(resolved) == 3
     assert json.loads(resolved)["kind"] == "llvm"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("raspberry-pi/3b-aarch64", "0xd03"),
+        ("raspberry-pi/4b-aarch64", "0xd08"),
+        ("raspberry-pi/5-aarch64", "0xd0b"),
+    ],
+)
+def test_a_board_is_what_its_agent_says(name: str, part: str) -> None:
+    """A job for the one finds the other, which has no compiler to ask."""
+    default = default_target("aarch64", CpuInfo("a board", (), part), 4)
+    canonical, threads = check_target(name, 4)
+    assert canonical == canonical_json(default) == resolve_target(name)
+    assert threads == num_threads(canonical) == 4
+    assert "asimd" in cpu_flags(canonical)
+
+
+def test_the_pi_4_is_that_of_tvm() -> None:
+    tagged = dict(Target("raspberry-pi/4b-aarch64").export())
+    ours = json.loads(resolve_target("raspberry-pi/4b-aarch64"))
+    for key, value in ours.items():
+        assert (list(tagged[key]) if isinstance(value, list) else tagged[key]) == value
 
 
 def test_a_tag() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.cli.main import GROUPS
+
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("protos", "cost_model", "device_agent", "coordinator")
 NOBODYS = ("deploy", "benchmarks", "tests", "examples")
@@ -228,9 +230,9 @@ def _agent_modules() -> list[str]:
 
 @pytest.mark.parametrize("side", ["agent", "cli"])
 def test_agent_and_command_load_nothing_heavy(side: str) -> None:
-    roots = _agent_modules() if side == "agent" else ["coordinator.cli.main"]
-    assert "device_agent.agent" in modules()
-    assert "coordinator.cli.main" in modules()
+    groups = [f"coordinator.cli.{name}" for name in ("main", *GROUPS.values())]
+    roots = _agent_modules() if side == "agent" else groups
+    assert {"device_agent.agent", *groups} <= set(modules())
     loaded = _closure(roots)
     _complain(
         [
@@ -250,25 +252,34 @@ class Blocker:
             raise ImportError(f"{name} is not to be imported here")
 
 sys.meta_path.insert(0, Blocker())
-importlib.import_module(NAME)
+for name in NAMES:
+    importlib.import_module(name)
 """
 
 
-def _import_without(name: str, blocked: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    script = f"BLOCKED = {blocked!r}\nNAME = {name!r}\n{BLOCKED_IMPORT}"
+def _import_without(
+    names: tuple[str, ...], blocked: tuple[str, ...]
+) -> subprocess.CompletedProcess[str]:
+    script = f"BLOCKED = {blocked!r}\nNAMES = {names!r}\n{BLOCKED_IMPORT}"
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 
 
-@pytest.mark.parametrize("name", ["device_agent.agent", "coordinator.cli.main"])
-def test_imports_without_the_heavy_dependencies(name: str) -> None:
-    done = _import_without(name, HEAVY)
+COMMAND = tuple(f"coordinator.cli.{name}" for name in GROUPS.values())
+ON_A_DEVICE = ("device_agent.agent", "coordinator.cli.main", "coordinator.cli.agent")
+
+
+@pytest.mark.parametrize(("names", "blocked"), [(COMMAND, HEAVY), (ON_A_DEVICE, (*HEAVY, "rich"))])
+def test_imports_without_what_is_not_there(
+    names: tuple[str, ...], blocked: tuple[str, ...]
+) -> None:
+    done = _import_without(names, blocked)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_blocker_blocks() -> None:
-    done = _import_without("json", ("json",))
+    done = _import_without(("json",), ("json",))
     assert done.returncode != 0
     assert "json is not to be imported here" in done.stderr
 

@@ -20,13 +20,8 @@ from wheel.wheelfile import WheelFile
 from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.frontend.target import cpu_flags, resolve_target
 from coordinator.package.manifest import Latency, Manifest, Record
-from coordinator.package.wheel import (
-    PartFiles,
-    RuntimeLibrary,
-    import_name,
-    installed_runtime,
-    write_wheel,
-)
+from coordinator.package.runtimes import RuntimeLibrary, installed_runtime
+from coordinator.package.wheel import PartFiles, import_name, write_wheel
 from coordinator.results.compile import compile_model, compile_parts, pack_objects
 from coordinator.results.verify import make_examples
 from device_agent.build import register_intrinsics

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from coordinator.cli import enroll
+from coordinator.cli import agent_bundle, enroll
 from coordinator.cli import options as shared
 
 _EPILOG = """\
@@ -25,7 +25,7 @@ examples:
   tunefarm agent --label price-per-hour=0.35 --label watts=7.5 --label rack=3
   # a device for tests of a farm, which needs a tenth of a second for a kernel and runs none:
   tunefarm agent --name replayed --replay 100ms
-It needs no compiler: `pip install tunefarm[agent]` and libtvm_runtime.so (TUNEFARM_TVM_RUNTIME).
+It needs no compiler: `tunefarm agent bundle` has all that it needs.
 """
 
 
@@ -46,8 +46,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--target",
-        metavar="JSON",
-        help="what kernels are built for this device (default: this CPU)",
+        metavar="BOARD|JSON",
+        help="what kernels are built for this device, e.g. raspberry-pi/5-aarch64 (default: this "
+        "CPU)",
     )
     device = parser.add_mutually_exclusive_group()
     device.add_argument(
@@ -92,6 +93,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     enroll.add_verb(verbs, "agent", "make this device known to a farm on another machine")
+    agent_bundle.add_verb(verbs)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,29 +6,25 @@ Exit codes: 0 done, 2 bad request, 3 the job or the farm failed, 130 interrupted
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from coordinator.cli import (
-    agent,
-    ca,
-    devices,
-    enroll,
-    jobs,
-    measure,
-    predict,
-    report,
-    serve,
-    submit,
-    tune,
-    tuning_log,
-    users,
-)
 from protos.errors import BadRequest, Conflict, FarmError, Forbidden, NotFound
 from protos.plain_text import harmless, indented
+
+GROUPS = {
+    **{name: name for name in ("tune", "serve", "agent", "submit", "jobs", "report", "predict")},
+    **{name: name for name in ("measure", "devices", "users", "ca", "enroll")},
+    "log": "tuning_log",
+}
+"""The module of each group. Only the one that is asked for is loaded: on a device nothing is
+installed but what the agent needs."""
+
+OURS = ("coordinator", "cost_model", "device_agent", "protos")
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
 
@@ -54,8 +50,8 @@ Run `tunefarm COMMAND --help` for each command's options and examples.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line, or as much of it as these arguments ask for."""
     root = argparse.ArgumentParser(
         prog="tunefarm",
         description="Gives back, for each device, the fastest verified program of a trained model.",
@@ -68,9 +64,13 @@ def parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="count", default=0, help="log what happens; twice for more"
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    groups = (tune, serve, agent, submit, jobs, report, predict, measure, devices, tuning_log)
-    for group in (*groups, users, ca, enroll):
-        group.add_parser(commands)
+    asked = next((word for word in arguments if not word.startswith("-")), "")
+    for name in [asked] if asked in GROUPS else GROUPS:
+        try:
+            importlib.import_module(f"coordinator.cli.{GROUPS[name]}").add_parser(commands)
+        except ModuleNotFoundError as error:
+            if name == asked or _is_ours(error):
+                raise
     return root
 
 
@@ -80,6 +80,11 @@ class _LogFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (of logging)
         record.message = indented(record.message)
         return super().formatMessage(record)
+
+
+def _is_ours(missing: ModuleNotFoundError) -> bool:
+    """Whether it is a defect, not something that is not installed."""
+    return missing.name is None or missing.name.partition(".")[0] in OURS
 
 
 def _configure_logging(verbose: int) -> None:
@@ -96,10 +101,20 @@ def _configure_logging(verbose: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
-    _configure_logging(options.verbose)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        options = parser(arguments).parse_args(arguments)
+        _configure_logging(options.verbose)
         return int(options.run(options))
+    except ModuleNotFoundError as error:
+        if _is_ours(error):
+            raise
+        print(
+            f"tunefarm: {error.name} is not installed here, which this command needs: "
+            "pip install 'tunefarm[coordinator]'",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_REQUEST
     except (BadRequest, Forbidden, NotFound, Conflict) as error:
         print(f"tunefarm: {harmless(error)}", file=sys.stderr)
         return EXIT_BAD_REQUEST

@@ -13,6 +13,7 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from coordinator.parts import title
+from protos.boards import target_text
 from protos.errors import BadRequest
 from protos.plain_text import harmless
 from protos.records import DeviceState, Job, JobSpec, Priority, canonical_json
@@ -50,10 +51,11 @@ def add_parser(commands: Any) -> None:
     )
     which.add_argument(
         "--target",
-        metavar="JSON",
+        metavar="BOARD|JSON",
         action="append",
         default=[],
-        help="tune for devices with exactly this target, connected or not; repeatable",
+        help="tune for devices with exactly this target, e.g. raspberry-pi/5-aarch64, connected or "
+        "not; repeatable",
     )
     parser.add_argument(
         "--where",
@@ -124,9 +126,10 @@ def condition(text: str) -> str:
 
 
 def _canonical(target_json: str) -> str:
-    """The target as agents write it, so that spaces and the order of keys don't matter."""
+    """The target, or that of the board that is named, as agents write it: spaces and the order of
+    keys don't matter."""
     try:
-        target = json.loads(target_json)
+        target = json.loads(target_text(target_json))
     except ValueError as error:
         raise BadRequest(
             f"the target is not valid JSON: {error}. Copy one from `tunefarm devices`, or name a "

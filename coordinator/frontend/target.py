@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from protos.boards import BOARDS
 from protos.errors import BadTarget
 from protos.records import canonical_json
 
@@ -23,9 +24,9 @@ _FAMILIES = ("arm", "thumb", "i386", "i686", "amd64", "riscv", "powerpc", "mips"
 def resolve_target(text: str, threads: int | None = None) -> str:
     """The canonical JSON of the target that ``text`` means; equal targets give equal text.
 
-    ``text`` is ``auto`` (this host), a tag of TVM's, or a JSON object. ``threads`` becomes
-    ``num-cores``; without it the target's own stands, or, for this host's architecture, the number
-    of CPUs this process may use. Raises BadTarget with the nearest known names.
+    ``text`` is ``auto`` (this host), a board's name, a tag of TVM's, or a JSON object. ``threads``
+    becomes ``num-cores``; without it the target's own stands, or, for this host's architecture, the
+    number of CPUs this process may use. Raises BadTarget with the nearest known names.
     """
     if threads is not None and threads < 1:
         raise BadTarget(f"{threads} threads make no sense; give 1 or more")
@@ -112,12 +113,14 @@ def _near(name: str, known: Iterable[str]) -> str:
 def _tag_config(tag: str) -> dict[str, Any]:
     from tvm.target import Target, list_tags
 
-    tags = [str(name) for name in list_tags()]
+    if tag in BOARDS:
+        return dict(BOARDS[tag])
+    tags = sorted({*BOARDS, *(str(name) for name in list_tags())})
     if tag not in tags:
         near = _near(tag, tags)
         raise BadTarget(
-            f"unknown target {tag!r}{near}. Give {AUTO!r}, a tag of TVM's, or a JSON object like "
-            + _example()
+            f"unknown target {tag!r}{near}. Give {AUTO!r}, a board's name, a tag of TVM's, or a "
+            "JSON object like " + _example()
         )
     return dict(Target(tag).export())
 

@@ -72,7 +72,7 @@ def _check_cpu(manifest: Mapping[str, Any]) -> None:
     name = manifest["model"]["name"]
     if machine != needed:
         raise RuntimeError(f"{name} was compiled for {needed}, this machine is {machine}")
-    flags = _cpu_flags()
+    flags = _cpu_flags(needed)
     missing = sorted(set(manifest["cpu_features"]) - flags) if flags else []
     if missing:
         raise RuntimeError(
@@ -81,14 +81,16 @@ def _check_cpu(manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _cpu_flags() -> set[str]:
+def _cpu_flags(architecture: str) -> set[str]:
+    """None where the system says nothing, or speaks of another CPU, as below an emulated one."""
+    key = {"aarch64": "Features", "x86_64": "flags"}.get(architecture)
     try:
         lines = Path(os.sep, "proc", "cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
+        if name.strip() == key:
             return set(value.split())
     return set()
 

@@ -24,6 +24,7 @@ from protos.records import OWN, TensorSpec, sha256_hex
 
 from ..frontend.target import architecture, num_threads
 from .manifest import Manifest, manifest_json
+from .runtimes import LIBRARY, RuntimeLibrary, runtime_for
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Equal content must give equal bytes."""
@@ -39,29 +40,7 @@ _TAKEN = frozenset(
         *(one.module for one in ENGINES if one.module),
     )
 )
-_LIBRARY = "libtvm_runtime.so"
 _ONEDNN_SOURCES = ("onednn_part.py", "onednn_builder.py", "onednn_steps.py", "onednn_api.py")
-
-
-@dataclass(frozen=True)
-class RuntimeLibrary:
-    """TVM's runtime for one platform, and the papers that go with it (file name to content)."""
-
-    data: bytes
-    platform_tag: str
-    licenses: Mapping[str, bytes]
-
-
-def installed_runtime() -> RuntimeLibrary:
-    """That of the TVM wheel in this environment."""
-    distribution = importlib.metadata.distribution("apache-tvm")
-    tags = re.findall(r"^Tag: \S+-\S+-(\S+)$", distribution.read_text("WHEEL") or "", re.MULTILINE)
-    root = Path(str(distribution.locate_file("tvm")))
-    return RuntimeLibrary(
-        data=(root / "lib" / _LIBRARY).read_bytes(),
-        platform_tag=".".join(sorted(tags)),
-        licenses={name: (root / name).read_bytes() for name in ("LICENSE", "NOTICE")},
-    )
 
 
 def import_name(model_file: str) -> str:
@@ -106,19 +85,20 @@ def write_wheel(
 ) -> tuple[str, bytes]:
     """The wheel's file name and bytes: the same for the same arguments and tools.
 
-    Raises BadTarget if a part is ours and ``runtime`` (by default this environment's) is not for
-    the target's architecture, JobFailed if a part's engine is not among ``manifest.engines``.
+    Raises BadTarget if a part is ours and ``runtime`` (by default the pinned one) is not for the
+    target's architecture, what ``runtime_for`` raises, and JobFailed if a part's engine is not
+    among ``manifest.engines``.
     """
     required = _engines_required(parts, manifest)
     files = {"_runtime.py": _source("runtime.py")}
     papers: dict[str, bytes] = {}
     platform = "any"
     if any(part.ours for part in parts):
-        runtime = runtime or installed_runtime()
+        runtime = runtime or runtime_for(architecture(manifest.target_json))
         _check_architecture(manifest.target_json, runtime)
         platform = runtime.platform_tag
         files["compiled_part.py"] = _source("compiled_part.py")
-        files[_LIBRARY] = runtime.data
+        files[LIBRARY] = runtime.data
         papers = {f"licenses/tvm/{name}": data for name, data in runtime.licenses.items()}
         required |= {name: importlib.metadata.version(name) for name in _REQUIRED}
     if not all(part.ours for part in parts):
@@ -141,7 +121,7 @@ def write_wheel(
     members[f"{info}/WHEEL"] = _wheel_file(tag).encode()
     members[f"{info}/top_level.txt"] = f"{name}\n".encode()
     members.update((f"{info}/{path}", content) for path, content in papers.items())
-    return filename, _pack(filename, members)
+    return filename, pack(filename, members)
 
 
 def _suffix(part: PartFiles) -> str:
@@ -193,7 +173,7 @@ def _check_architecture(target_json: str, runtime: RuntimeLibrary) -> None:
     if not runtime.platform_tag.endswith(needed):
         raise BadTarget(
             f"a package for {needed} needs TVM's runtime for {needed}; there is one for "
-            f"{runtime.platform_tag} only. Packages for other architectures can't be written yet"
+            f"{runtime.platform_tag}"
         )
 
 
@@ -272,7 +252,8 @@ def _wheel_file(tag: str) -> str:
     return "\n".join([*lines, *tags, ""])
 
 
-def _pack(filename: str, files: Mapping[str, bytes]) -> bytes:
+def pack(filename: str, files: Mapping[str, bytes]) -> bytes:
+    """A wheel of these files, but for its RECORD, that depends on nothing else."""
     from wheel.wheelfile import WheelFile
 
     class TimelessWheelFile(WheelFile):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from typing import Any
 
 from device_agent import runtime
 from protos import engines, errors
+from protos.boards import target_text
 from protos.records import Device, canonical_json
 from protos.simd import simd_features
 
@@ -27,6 +28,7 @@ NO_BOARDS = ("linux,", "qemu")
 """How models begin that are virtual machines' and no board's."""
 
 MAX_BOARD = 128
+PROC = Path("/proc")
 
 _V2 = {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"}
 _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
@@ -97,17 +99,17 @@ def default_target(machine: str, info: CpuInfo, num_cores: int) -> dict[str, Any
 
 _LIKE_THIS = (
     'Give one like {"kind":"llvm","mtriple":"aarch64-linux-gnu","mcpu":"cortex-a76",'
-    '"num-cores":4}, or none for what this device is'
+    '"num-cores":4}, a board such as raspberry-pi/5-aarch64, or none for what this device is'
 )
 
 
 def check_target(target_json: str, num_cpus: int) -> tuple[str, int]:
-    """Canonical text of a target and the threads its kernels use.
+    """Canonical text of a target, or of a board's name, and the threads its kernels use.
 
     Raises BadTarget if it is no target or wants more threads than there are CPUs.
     """
     try:
-        target = json.loads(target_json)
+        target = json.loads(target_text(target_json))
     except ValueError as error:
         raise errors.BadTarget(
             f"the target {target_json!r} is not JSON: {error}. {_LIKE_THIS}"
@@ -134,7 +136,8 @@ def describe_cpu(
 ) -> Device:
     """The CPUs of this machine as a device.
 
-    ``cpus`` defaults to those this process may run on, the target to what the CPU is. Raises
+    ``cpus`` defaults to those this process may run on, the target to what the CPU is; it is
+    emulated, too, if ``is_emulated`` says so. Raises
     BadTarget if the two do not fit, and BadRequest for CPUs that this process may not use.
     """
     allowed = os.sched_getaffinity(0)
@@ -154,7 +157,7 @@ def describe_cpu(
         cpu_model=info.model,
         cpus=chosen,
         num_threads=num_threads,
-        emulated=emulated,
+        emulated=emulated or is_emulated(),
         tool_versions=tool_versions(),
         engine_versions=engines.installed(),
         host=socket.gethostname(),
@@ -173,6 +176,15 @@ def board_model(file: Path) -> str:
     except OSError:
         return ""
     return "" if text.lower().startswith(NO_BOARDS) or not text.isprintable() else text
+
+
+def is_emulated(proc: Path = PROC) -> bool:
+    """Whether this process runs in QEMU's user-mode emulation, which puts the program's name in
+    place of its own into the first of these links and not into the second."""
+    try:
+        return (proc / "self/exe").readlink() != (proc / "thread-self/exe").readlink()
+    except OSError:
+        return False
 
 
 def last_level_cache_bytes(folder: Path, cpus: Sequence[int]) -> int:
