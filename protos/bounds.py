@@ -22,7 +22,6 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from .errors import ProtocolViolation
-from .labels import MAX_CHARACTERS, MAX_LABELS
 from .records import MAX_MODEL_BYTES
 
 _SHOWN_CHARACTERS = 60
@@ -204,7 +203,7 @@ BOUNDS: Mapping[str, Bound] = {
     "not_enforced": Many(64, _WORD),
     "tool_versions": _VERSIONS,
     "engine_versions": _VERSIONS,
-    "labels": Pairs(MAX_LABELS, Name(MAX_CHARACTERS), Name(MAX_CHARACTERS)),
+    "labels": Pairs(64, _WORD, _WORD),  # labels.check_labels allows less, and says how to write it
     "protocol_version": Number(0, 2**31 - 1),
     # the work
     "args": Many(4096),

@@ -60,7 +60,7 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
         parsed = x509.load_der_x509_csr(request)
         key = parsed.public_key()
         signed = parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise BadRequest(f"not a request for a certificate: {error}") from error
     if not signed or not isinstance(key, ec.EllipticCurvePublicKey):
         raise BadRequest("a certificate is given for an ECDSA key, and to who has it")
@@ -79,7 +79,7 @@ def identity_of(pem: bytes) -> Identity | None:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound):
         return None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     return from_uri(uris[0], serial_of(certificate)) if len(uris) == 1 else None

@@ -110,10 +110,10 @@ def run(options: argparse.Namespace) -> int:
 def _say(job: Job) -> None:
     """The parts of a job, and what can't begin as nobody was ever seen who could do it."""
     for part in job.parts:
-        print(f"a part of it is {title(part)}", file=sys.stderr)
+        print(f"a part of it is {harmless(title(part))}", file=sys.stderr)
     for one in job.parts or (job,):
         if one.stage:
-            print(f"{one.job_id}: {one.stage}", file=sys.stderr)
+            print(harmless(f"{one.job_id}: {one.stage}"), file=sys.stderr)
 
 
 def condition(text: str) -> str:

@@ -6,8 +6,9 @@ import datetime
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coordinator.cli.log_tables import plain
 from coordinator.parts import asked_for
@@ -51,7 +52,7 @@ def jobs_table(jobs: Sequence[Job]) -> None:
     _print(table, "no jobs yet; submit one: tunefarm submit MODEL.onnx")
 
 
-def _job_row(job: Job, name: str, chosen: bool) -> list[RenderableType]:
+def _job_row(job: Job, name: str, chosen: bool) -> list[Text]:
     when = datetime.datetime.fromtimestamp(job.submitted_at).isoformat(" ", "minutes")
     result = job.result
     cells = [

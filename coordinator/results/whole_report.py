@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.parts import kind_title, title
 from coordinator.results.report import engine_title, report_json, report_text
+from protos.plain_text import harmless
 from protos.records import MIXED, Job
 
 HEADINGS = ("kind", "job", "state", "untuned ms", "tuned ms", "packaged ms", "runs in", "trials")
@@ -22,7 +23,7 @@ def whole_text(job: Job, packages: Mapping[str, str], log_url: str) -> str:
         state = part.state.name.lower() + (f": {part.error}" if part.error else "")
         report = report_text(part, packages.get(part.job_id), log_url)
         sections.append(f"{title(part)}, {state}\n{report}")
-    return "\n".join(sections)
+    return harmless("\n".join(sections))
 
 
 def whole_json(job: Job, packages: Mapping[str, str], log_url: str) -> dict[str, Any]:
