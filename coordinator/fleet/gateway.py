@@ -12,7 +12,7 @@ from coordinator.fleet import registry
 from coordinator.fleet.fleet import Fleet
 from coordinator.security.guard import caller
 from protos import convert, farm_pb2, farm_pb2_grpc
-from protos.errors import Conflict, ProtocolViolation
+from protos.errors import Conflict, FarmError, ProtocolViolation
 from protos.records import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
@@ -74,11 +74,14 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
                 raise error
         finally:
             reader.cancel()
-            why = f"{type(e).__name__}: {e}" if (e := _failure(reader)) else "the stream ended"
+            failure = _failure(reader)
+            why = f"{type(failure).__name__}: {failure}" if failure else "the stream ended"
             if session.said_goodbye:
                 why = "its agent was stopped"
             log.info("device %s left: %s", session.device.name, why)
-            await asyncio.shield(self._fleet.left(session, why))
+            # A session that we ended, as it broke the contract or the log was away, took no device.
+            ended_by_us = isinstance(failure, FarmError)
+            await asyncio.shield(self._fleet.left(session, why, blameless=ended_by_us))
 
     @staticmethod
     async def _registration(messages: AsyncIterator[farm_pb2.AgentMessage]) -> Registration:
