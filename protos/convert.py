@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -37,32 +38,82 @@ def message_type(record_type: type) -> type[Message]:
 def to_message(record: Any) -> Any:
     """The message that says what ``record`` says."""
     message = message_type(type(record))()
-    for field in dataclasses.fields(record):
-        _set(message, field.name, getattr(record, field.name))
+    _fill(message, record)
     return message
 
 
-def _set(message: Any, name: str, value: Any) -> None:
-    if value is None:
-        return
-    if dataclasses.is_dataclass(value):
-        getattr(message, name).CopyFrom(to_message(value))
-    elif isinstance(value, Mapping):
-        target = getattr(message, name)
-        for key, item in value.items():
-            if dataclasses.is_dataclass(item):
-                target[key].CopyFrom(to_message(item))
-            else:
-                target[key] = item
-    elif isinstance(value, tuple):
-        items = [to_message(item) if dataclasses.is_dataclass(item) else item for item in value]
-        if (text := bounds.text_of(message.DESCRIPTOR, name)) is not None:
-            items = [text.cut(item) for item in items]
-        getattr(message, name).extend(items)
-    elif isinstance(value, str) and (text := bounds.text_of(message.DESCRIPTOR, name)) is not None:
-        setattr(message, name, text.cut(value))
-    else:
-        setattr(message, name, value)
+def _fill(message: Any, record: Any) -> None:
+    """Say in an empty message what ``record`` says. Nested ones are filled where they are: a lease
+    carries artifacts that are not to be copied level by level."""
+    record_type: type = type(record)
+    for name, write in _writers(record_type):
+        value = getattr(record, name)
+        if value is not None:
+            write(message, name, value)
+
+
+_Writer = Callable[[Any, str, Any], None]
+
+
+@functools.cache
+def _writers(record_type: type) -> tuple[tuple[str, _Writer], ...]:
+    """How each field of a record goes into its message."""
+    hints = _hints(record_type)
+    descriptor = message_type(record_type).DESCRIPTOR
+    return tuple(
+        (name, _writer(_required(hints[name]), bounds.text_of(descriptor, name)))
+        for name in (field.name for field in dataclasses.fields(typing.cast("Any", record_type)))
+    )
+
+
+def _writer(hint: Any, text: bounds.Text | None) -> _Writer:
+    """``text`` bounds what is text there: longer ones are cut."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        nested = dataclasses.is_dataclass(typing.get_args(hint)[0])
+        if nested:
+            return _set_records
+        return _set_items if text is None else functools.partial(_set_texts, text)
+    if origin is not None and issubclass(origin, Mapping):
+        nested = dataclasses.is_dataclass(typing.get_args(hint)[1])
+        return _set_mapped_records if nested else _set_mapping
+    if dataclasses.is_dataclass(hint):
+        return _set_record
+    return setattr if text is None else functools.partial(_set_text, text)
+
+
+def _set_record(message: Any, name: str, value: Any) -> None:
+    nested = getattr(message, name)
+    nested.SetInParent()  # one that says nothing is there, too
+    _fill(nested, value)
+
+
+def _set_records(message: Any, name: str, value: Any) -> None:
+    items = getattr(message, name)
+    for item in value:
+        _fill(items.add(), item)
+
+
+def _set_items(message: Any, name: str, value: Any) -> None:
+    getattr(message, name).extend(value)
+
+
+def _set_text(text: bounds.Text, message: Any, name: str, value: str) -> None:
+    setattr(message, name, text.cut(value))
+
+
+def _set_texts(text: bounds.Text, message: Any, name: str, value: Any) -> None:
+    getattr(message, name).extend([text.cut(item) for item in value])
+
+
+def _set_mapped_records(message: Any, name: str, value: Any) -> None:
+    items = getattr(message, name)
+    for key, item in value.items():
+        _fill(items[key], item)
+
+
+def _set_mapping(message: Any, name: str, value: Any) -> None:
+    getattr(message, name).update(value)
 
 
 def from_message(message: Message, record_type: type[R]) -> R:
@@ -77,50 +128,92 @@ def from_message(message: Message, record_type: type[R]) -> R:
 
 
 def _record(message: Message, record_type: type[R]) -> R:
-    values = {}
-    cast_type = typing.cast("type", record_type)
-    for field in dataclasses.fields(typing.cast("Any", record_type)):
-        if isinstance(field.default, enum.IntEnum) and not getattr(message, field.name):
-            values[field.name] = field.default
-            continue
-        values[field.name] = _get(message, field.name, _hints(cast_type)[field.name])
+    read = _readers(typing.cast("type", record_type))
     try:
-        return record_type(**values)
+        return record_type(*[reader(message) for reader in read])
     except BadRequest as error:
         raise ProtocolViolation(f"{type(message).__name__}: {error}") from error
 
 
-def _get(message: Any, name: str, hint: Any) -> Any:
-    optional = isinstance(hint, types.UnionType)
-    if optional:
-        hint = next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-        if not message.HasField(name):
-            return None
-    value = getattr(message, name)
+_Reader = Callable[[Any], Any]
+
+
+@functools.cache
+def _readers(record_type: type) -> tuple[_Reader, ...]:
+    """How each field of a record, in its order, is read off its message."""
+    hints = _hints(record_type)
+    return tuple(
+        _reader(field.name, hints[field.name], field.default)
+        for field in dataclasses.fields(typing.cast("Any", record_type))
+    )
+
+
+def _required(hint: Any) -> Any:
+    """The type of a value that is there."""
+    if isinstance(hint, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+    return hint
+
+
+def _reader(name: str, hint: Any, default: Any) -> _Reader:
+    if isinstance(hint, types.UnionType):
+        there = _reader(name, _required(hint), dataclasses.MISSING)
+        return lambda message: there(message) if message.HasField(name) else None
+    value = operator.attrgetter(name)
     origin = typing.get_origin(hint)
     if origin is tuple:
-        item_type = typing.get_args(hint)[0]
-        if dataclasses.is_dataclass(item_type):
-            return tuple(_record(item, typing.cast("type", item_type)) for item in value)
-        return tuple(value)
+        return _tuple_reader(value, typing.get_args(hint)[0])
     if origin is not None and issubclass(origin, Mapping):
-        item_type = typing.get_args(hint)[1]
-        if dataclasses.is_dataclass(item_type):
-            item = typing.cast("type", item_type)
-            return {key: _record(value[key], item) for key in value}
-        return dict(value)
+        return _mapping_reader(value, typing.get_args(hint)[1])
     if dataclasses.is_dataclass(hint):
+        return _record_reader(name, typing.cast("type", hint))
+    if isinstance(hint, type) and issubclass(hint, enum.IntEnum):
+        return _enum_reader(name, hint, default)
+    return value
+
+
+def _tuple_reader(value: _Reader, item_type: Any) -> _Reader:
+    if dataclasses.is_dataclass(item_type):
+        record_type = typing.cast("type", item_type)
+        return lambda message: tuple(_record(item, record_type) for item in value(message))
+    return lambda message: tuple(value(message))
+
+
+def _mapping_reader(value: _Reader, item_type: Any) -> _Reader:
+    if not dataclasses.is_dataclass(item_type):
+        return lambda message: dict(value(message))
+    record_type = typing.cast("type", item_type)
+
+    def read(message: Any) -> Any:
+        items = value(message)
+        return {key: _record(items[key], record_type) for key in items}
+
+    return read
+
+
+def _record_reader(name: str, record_type: type) -> _Reader:
+    def read(message: Any) -> Any:
         if not message.HasField(name):
             raise ProtocolViolation(f"{type(message).__name__}.{name} is missing")
-        return _record(value, typing.cast("type", hint))
-    if isinstance(hint, type) and issubclass(hint, enum.IntEnum):
-        try:
-            return hint(value)
-        except ValueError as error:
+        return _record(getattr(message, name), record_type)
+
+    return read
+
+
+def _enum_reader(name: str, enum_type: type[enum.IntEnum], default: Any) -> _Reader:
+    known: dict[int, enum.IntEnum] = {int(member): member for member in enum_type}
+    if isinstance(default, enum.IntEnum):
+        known.setdefault(0, default)
+
+    def read(message: Any) -> Any:
+        value = getattr(message, name)
+        if value not in known:
             raise ProtocolViolation(
-                f"{type(message).__name__}.{name} = {value} is no {hint.__name__}"
-            ) from error
-    return value
+                f"{type(message).__name__}.{name} = {value} is no {enum_type.__name__}"
+            )
+        return known[value]
+
+    return read
 
 
 _AGENT_MESSAGES: dict[str, type] = {
@@ -142,7 +235,7 @@ _GATEWAY_MESSAGES: dict[str, type] = {
 
 def _wrap(envelope: Any, kinds: Mapping[str, type], record: Any) -> Any:
     name = next(name for name, record_type in kinds.items() if type(record) is record_type)
-    getattr(envelope, name).CopyFrom(to_message(record))
+    _set_record(envelope, name, record)
     return envelope
 
 

@@ -7,6 +7,7 @@ Each record that travels has a message of the same name and the same field names
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -36,9 +37,12 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def canonical_json(value: object) -> str:
     """One text per value: sorted keys, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _canonical.encode(value)
 
 
 # ------------------------------------------------------------------------------- devices
@@ -72,7 +76,7 @@ class Device:
     def __post_init__(self) -> None:
         check_labels(self.labels)
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """Devices of one kind answer for each other: same target, CPU and board, both real or
         neither. A board that is what the CPU is called adds nothing (decision 34)."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+
 from coordinator.fleet.dispatcher import (
     LEASES_PER_DEVICE,
     MAX_TRIALS_PER_LEASE,
@@ -177,3 +182,56 @@ def test_in_the_end_an_exclusive_job_and_another_have_had_as_much() -> None:
         leases.pop(0)
     assert abs(got["x"] - got["y"]) <= 2 * MAX_TRIALS_PER_LEASE
     assert sum(got.values()) >= 90 * MAX_TRIALS_PER_LEASE
+
+
+def test_where_there_is_enough_for_all_each_gets_a_full_lease() -> None:
+    seats = [Seat(f"s{i}", "cpu", 0) for i in range(8)]
+    few = assign([Waiting(1, "cpu", 64)], seats)
+    assert [a.trials for a in few] == [8] * 8
+    many = assign([Waiting(i, "cpu", 64) for i in range(2)], seats)
+    assert [a.trials for a in many] == [16] * 8
+
+
+def by_looking_at_all(
+    waiting: Sequence[Waiting], seats: Sequence[Seat], had: Mapping[str, float]
+) -> list[Assignment]:
+    """What ``assign`` says, in the plainest words: quadratic in batches and devices."""
+    leases = {seat.session_id: seat.leases for seat in seats}
+    left, parts = {batch.batch_id: batch.trials for batch in waiting}, dict(had)
+    todo, found = list(waiting), []
+    while todo:
+        batch = min(todo, key=lambda one: parts.get(one.job_id, 0.0))
+        able = [s for s in seats if s.serves == batch.needs and not s.set_aside]
+        free = [s.session_id for s in able if leases[s.session_id] < LEASES_PER_DEVICE]
+        if not free or not left[batch.batch_id]:
+            todo.remove(batch)
+            continue
+        idlest = [s for s in free if leases[s] == min(leases[one] for one in free)]
+        of_kind = sum(left[one.batch_id] for one in waiting if one.needs == batch.needs)
+        plenty = of_kind >= MAX_TRIALS_PER_LEASE * len(idlest)
+        share = left[batch.batch_id] if plenty else -(-left[batch.batch_id] // len(idlest))
+        count = min(share, MAX_TRIALS_PER_LEASE)
+        count = left[batch.batch_id] if batch.exclusive else count
+        found.append(Assignment(batch.batch_id, idlest[0], count))
+        leases[idlest[0]] += 1
+        left[batch.batch_id] -= count
+        parts[batch.job_id] = parts.get(batch.job_id, 0.0) + batch.cost(count)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_who_gets_what_is_as_if_all_were_looked_at_for_each_lease(seed: int) -> None:
+    chance = random.Random(seed)
+    waiting = [
+        Waiting(
+            *(i, chance.choice("abc"), chance.randint(0, 70), chance.random() < 0.1),
+            *(f"job-{chance.randint(0, 3)}", chance.choice([0.25, 1.0, 4.0])),
+        )
+        for i in range(chance.randint(0, 12))
+    ]
+    seats = [
+        Seat(f"s{i}", chance.choice("ab"), chance.randint(0, 2), chance.random() < 0.1)
+        for i in range(chance.randint(0, 15))
+    ]
+    had = {f"job-{i}": 8.0 * chance.randint(0, 3) for i in range(3)}
+    assert assign(waiting, seats, had) == by_looking_at_all(waiting, seats, had)

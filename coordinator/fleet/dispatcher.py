@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,16 +67,49 @@ def assign(
 
     The job that has ``had`` the least goes first (trials over its weight: start-time fair queueing,
     Goyal et al., SIGCOMM 1996), and of a job its oldest batch. A batch is divided evenly among the
-    devices that could take a lease now, so that two devices of one kind finish it in half the time.
+    devices that could take a lease now, so that two devices of one kind finish it in half the time;
+    but where there is a full lease for each of them, each gets one: a small lease costs as much.
 
     Where it is a job's turn and all that keeps a device from it is that one of them does not share
     devices, the device with the fewest leases is kept for it: nobody else gets a lease there, so
     that it becomes free.
     """
+    if any(batch.alone or batch.barred for batch in waiting) or any(s.taken_by for s in seats):
+        return _among_some(waiting, seats, had or {})
+    return _among_all(waiting, seats, had or {})
+
+
+def _among_all(
+    waiting: Sequence[Waiting], seats: Sequence[Seat], had: Mapping[str, float]
+) -> list[Assignment]:
+    """Where every job takes every device of its kind: in n log n, for a thousand devices."""
+    seating, turns = _Seating(seats), _Turns(waiting, had)
+    assignments: list[Assignment] = []
+    while (batch := turns.first()) is not None and seating.any_left:
+        found = seating.idlest(batch.needs)
+        if found is None:
+            turns.drop(batch)
+            continue
+        session_id, equals = found
+        left = turns.left(batch)
+        plenty = turns.waiting[batch.needs] >= MAX_TRIALS_PER_LEASE * equals
+        share = MAX_TRIALS_PER_LEASE if plenty else -(-left // equals)
+        count = left if batch.exclusive else min(left, share, MAX_TRIALS_PER_LEASE)
+        cost = batch.cost(count)
+        assignments.append(Assignment(batch.batch_id, session_id, count, cost))
+        seating.take(batch.needs)
+        turns.give(batch, count, cost)
+    return assignments
+
+
+def _among_some(
+    waiting: Sequence[Waiting], seats: Sequence[Seat], had: Mapping[str, float]
+) -> list[Assignment]:
+    """Where jobs are particular: by looking at all devices for each lease."""
     able = _by_kind([seat for seat in seats if not seat.set_aside])
     leases = {seat.session_id: seat.leases for seat in seats}
     sharing = _Sharing(waiting, seats)
-    parts = dict(had or {})
+    parts = dict(had)
     left = {batch.batch_id: batch.trials for batch in waiting}
     todo = list(waiting)
     assignments: list[Assignment] = []
@@ -147,3 +182,85 @@ def _by_kind(seats: Sequence[Seat]) -> dict[str, list[str]]:
     for seat in seats:
         found.setdefault(seat.serves, []).append(seat.session_id)
     return found
+
+
+class _Seating:
+    """The devices that could take a lease now, those with the fewest leases first."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self._free: dict[str, list[tuple[int, int, str]]] = {}  # heaps: leases, place, session
+        self._equals: Counter[tuple[str, int]] = Counter()  # devices of a kind with so many leases
+        self.any_left = 0
+        for place, seat in enumerate(seats):
+            if not seat.set_aside and seat.leases < LEASES_PER_DEVICE:
+                self._add(seat.serves, seat.leases, place, seat.session_id)
+
+    def _add(self, kind: str, leases: int, place: int, session_id: str) -> None:
+        heapq.heappush(self._free.setdefault(kind, []), (leases, place, session_id))
+        self._equals[kind, leases] += 1
+        self.any_left += 1
+
+    def idlest(self, kind: str) -> tuple[str, int] | None:
+        """The first of the devices with the fewest leases, and how many those are; None: there is
+        no device."""
+        free = self._free.get(kind)
+        if not free:
+            return None
+        leases, _place, session_id = free[0]
+        return session_id, self._equals[kind, leases]
+
+    def take(self, kind: str) -> None:
+        """Give a lease to the idlest."""
+        leases, place, session_id = heapq.heappop(self._free[kind])
+        self._equals[kind, leases] -= 1
+        self.any_left -= 1
+        if leases + 1 < LEASES_PER_DEVICE:
+            self._add(kind, leases + 1, place, session_id)
+
+
+class _Turns:
+    """Whose turn it is: of the jobs the one that had the least, of a job the oldest batch."""
+
+    def __init__(self, waiting: Sequence[Waiting], had: Mapping[str, float]) -> None:
+        self._had = dict(had)
+        self._left = {batch.batch_id: batch.trials for batch in waiting}
+        self.waiting: Counter[str] = Counter()  # trials for each kind of device
+        for batch in waiting:
+            self.waiting[batch.needs] += batch.trials
+        self._batches: dict[str, deque[tuple[int, Waiting]]] = {}
+        for place, batch in enumerate(waiting):
+            if batch.trials:
+                self._batches.setdefault(batch.job_id, deque()).append((place, batch))
+        self._jobs: list[tuple[float, int, str]] = []  # a heap: what it had, its oldest batch
+        for job_id in self._batches:
+            self._queue(job_id)
+
+    def _queue(self, job_id: str) -> None:
+        batches = self._batches[job_id]
+        if batches:
+            part, (place, _batch) = self._had.get(job_id, 0.0), batches[0]
+            heapq.heappush(self._jobs, (part, place, job_id))
+
+    def first(self) -> Waiting | None:
+        """The batch whose turn it is; of equals the oldest."""
+        return self._batches[self._jobs[0][2]][0][1] if self._jobs else None
+
+    def left(self, batch: Waiting) -> int:
+        """How many of its trials wait."""
+        return self._left[batch.batch_id]
+
+    def give(self, batch: Waiting, trials: int, cost: float) -> None:
+        """The first batch gets a lease with so many of them."""
+        self._had[batch.job_id] = self._had.get(batch.job_id, 0.0) + cost
+        self._left[batch.batch_id] -= trials
+        self.waiting[batch.needs] -= trials
+        if not self._left[batch.batch_id]:
+            self._batches[batch.job_id].popleft()
+        heapq.heappop(self._jobs)
+        self._queue(batch.job_id)
+
+    def drop(self, batch: Waiting) -> None:
+        """There is no device for the first batch."""
+        self._batches[batch.job_id].popleft()
+        heapq.heappop(self._jobs)
+        self._queue(batch.job_id)

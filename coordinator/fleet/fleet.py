@@ -29,6 +29,7 @@ from coordinator.selection import Selector
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.devices import Hold, forget, hold, holds, release
+from coordinator.tuning_log.group_commit import GroupCommit
 from protos.errors import Conflict, JobFailed, LogUnavailable, NotFound
 from protos.identity import Identity
 from protos.records import (
@@ -57,6 +58,9 @@ MAX_ATTEMPTS = 3
 
 LEASE_SLACK_S = 60.0
 
+DISPATCH_PAUSE = 9.0
+"""After dispatching, times what that took. A thousand devices take some milliseconds."""
+
 CLEANING_S = 600.0
 """Between two looks for leases in the log that nobody will ask for any more."""
 
@@ -70,10 +74,13 @@ class Fleet:
         self.medic = Medic(tuning_log, self.registry, self._check_health, power_cycle)
         self._last_work: dict[str, KernelWork] = {}  # by kind of device: for health checks
         self._log = tuning_log
+        self._commits = GroupCommit(tuning_log)
         self._batches: dict[int, Batch] = {}
         self._batch_ids = itertools.count()
+        self._dispatching: asyncio.TimerHandle | None = None
+        self._dispatch_again_at = 0.0
         self.leases = Leases()
-        self.lease_log = LeaseLog(tuning_log)
+        self.lease_log = LeaseLog(tuning_log, self._commits)
         self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
         self._weights: dict[str, float] = {}
         self._terms: dict[str, Terms] = {}
@@ -167,9 +174,9 @@ class Fleet:
     def _forget(self, batch_id: int) -> None:
         """Drop a batch; what devices still hold of it is called off."""
         first = self._batches.pop(batch_id)
-        dropped = [first, *(self._batches.pop(part) for part in first.parts)]
+        dropped = {id(batch) for batch in (first, *map(self._batches.pop, first.parts))}
         for held in self.leases:
-            if any(held.batch is batch for batch in dropped):
+            if id(held.batch) in dropped:
                 if not held.done:
                     held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
                 self.leases.end(held.lease.lease_id)
@@ -185,11 +192,31 @@ class Fleet:
     # ------------------------------------------------------------- leases
 
     def dispatch(self) -> None:
-        """Lease what waits to the devices that can take it."""
-        sessions = self.registry.sessions.values()
+        """Lease what waits to the devices that can take it, soon: once for all that happens until
+        then, and so seldom that it takes a tenth of this loop's time at most. A device has a lease
+        in reserve."""
+        if self._dispatching is None:
+            loop = asyncio.get_running_loop()
+            at = max(loop.time(), self._dispatch_again_at)
+            self._dispatching = loop.call_at(at, self._dispatch_now)
+
+    def _dispatch_now(self) -> None:
+        self._dispatching = None
+        began = time.monotonic()
+        self._dispatch()
+        ended = time.monotonic()  # the loop's clock, too
+        self._dispatch_again_at = ended + DISPATCH_PAUSE * (ended - began)
+
+    def _dispatch(self) -> None:
+        sessions = list(self.registry.sessions.values())
+        all_share = not any(known.exclusive for known in self._terms.values())
+        if all_share:  # who has no room is of no interest: of a thousand that is nearly all
+            most = dispatcher.LEASES_PER_DEVICE
+            sessions = [session for session in sessions if len(session.leases) < most]
+        if not sessions:
+            return
         terms = {batch.job_id: self._terms_of(batch.job_id) for batch in self._batches.values()}
         barred = {job_id: known.barred(sessions) for job_id, known in terms.items()}
-        all_share = not any(known.exclusive for known in self._terms.values())
         waiting = [
             dispatcher.Waiting(
                 *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
@@ -473,7 +500,7 @@ class Fleet:
             for trial, result in results
         ]
         if held.batch.kept:
-            await asyncio.to_thread(self._log.record_many, rows)
+            await self._commits.record(rows)
         for trial, result in results:
             again = result.status is MeasurementStatus.SUSPECT and not held.batch.health_check
             if again and self._goes_on(held, trial):

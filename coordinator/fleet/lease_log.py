@@ -4,8 +4,7 @@ candidate even if the coordinator was restarted meanwhile."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from coordinator.fleet.answers import check_measurement
 from coordinator.fleet.leases import Outstanding
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log import leases as rows
+from coordinator.tuning_log.group_commit import GroupCommit, Work
 from protos.records import Measurement
 
 KEPT_S = 24 * 3600.0
@@ -29,8 +29,10 @@ class LeaseLog:
     """What the log knows of leases. Every method but ``ended`` is one transaction, and raises
     LogUnavailable."""
 
-    def __init__(self, tuning_log: TuningLog) -> None:
+    def __init__(self, tuning_log: TuningLog, commits: GroupCommit | None = None) -> None:
+        """``commits`` writes for others as well (default: for nobody else)."""
         self._log = tuning_log
+        self._commits = commits or GroupCommit(tuning_log)
         self._ended: set[tuple[str, str]] = set()
 
     async def keep(self, held: Outstanding) -> None:
@@ -48,11 +50,7 @@ class LeaseLog:
             *(held.lease.kernel.workload_key, trials, held.batch.built_with),
         )
 
-        def write() -> None:
-            with self._dropping() as connection:
-                rows.add(connection, record)
-
-        await asyncio.to_thread(write)
+        await self._write(lambda connection: rows.add(connection, record))
 
     def ended(self, lease_id: str, device: str) -> None:
         """The device said that nothing more will come of this lease. Of a device that says so of
@@ -63,23 +61,21 @@ class LeaseLog:
     async def drop_old(self) -> None:
         """Drop what has ended, and what nobody will ask for any more."""
 
-        def write() -> None:
-            with self._dropping() as connection:
-                rows.delete_older(connection, KEPT_S)
+        await self._write(lambda connection: rows.delete_older(connection, KEPT_S))
 
-        await asyncio.to_thread(write)
-
-    @contextlib.contextmanager
-    def _dropping(self) -> Iterator[Any]:
-        """A transaction that also drops the leases which have ended."""
+    async def _write(self, work: Work) -> None:
+        """Do this in a transaction that also drops the leases which have ended."""
         ended, self._ended = self._ended, set()
+
+        def both(connection: Any) -> None:
+            if ended:
+                rows.delete(connection, ended)
+            work(connection)
+
         try:
-            with self._log.writing() as connection:
-                if ended:
-                    rows.delete(connection, ended)
-                yield connection
+            await self._commits.write(both)
         except BaseException:
-            self._ended |= ended
+            self._ended |= ended  # once more is no harm
             raise
 
     async def record_late(self, lease_id: str, device: str, results: Sequence[Measurement]) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -74,9 +74,8 @@ class Guard(grpc.aio.ServerInterceptor):
         """Whether this certificate was issued, not revoked, and has not ended."""
         return who.serial in self._good
 
-    async def admit(self, method: str, context: Any) -> None:
-        """Raise Forbidden unless the caller may call this now."""
-        who = caller(context)
+    async def admit(self, method: str, who: Identity | None) -> None:
+        """Raise Forbidden unless this caller may call this now."""
         if who is None:
             return
         if not self.is_good(who):
@@ -99,31 +98,48 @@ class Guard(grpc.aio.ServerInterceptor):
             return None
         method = str(handler_call_details.method)
 
-        async def admit(context: Any) -> None:
+        async def abort(context: Any, error: FarmError) -> NoReturn:
+            log.warning("%s refused: %s", method, error)
+            await context.abort(status_of(error), as_details(error))
+            raise error  # the line before has ended the call
+
+        async def enter(context: Any) -> Identity | None:
             try:
-                await self.admit(method, context)
+                who = caller(context)
+                await self.admit(method, who)
             except FarmError as error:
-                log.warning("%s refused: %s", method, error)
-                await context.abort(status_of(error), as_details(error))
+                await abort(context, error)
+            return who
 
-        return _guarded(handler, admit)
+        async def stay(context: Any, who: Identity | None) -> None:
+            try:
+                await self.admit(method, who)
+            except FarmError as error:
+                await abort(context, error)
+
+        return _guarded(handler, enter, stay)
 
 
-def _guarded(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
-    """The handler, behind what is awaited first, and in a stream before every answer."""
+def _guarded(
+    handler: Any,
+    enter: Callable[[Any], Awaitable[Identity | None]],
+    stay: Callable[[Any, Identity | None], Awaitable[None]],
+) -> Any:
+    """The handler, behind ``enter``, and in a stream behind ``stay`` before every answer. Who calls
+    is asked once: gRPC takes long to say it, and it can't change."""
 
     def unary(behavior: Unary) -> Unary:
         async def call(request: Any, context: Any) -> Any:
-            await admit(context)
+            await enter(context)
             return await behavior(request, context)
 
         return call
 
     def stream(behavior: Stream) -> Stream:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            await admit(context)
+            who = await enter(context)
             async for message in behavior(request, context):
-                await admit(context)
+                await stay(context, who)
                 yield message
 
         return call

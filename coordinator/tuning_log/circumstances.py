@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,9 @@ from .values import (
     to_json,
     tool_versions_key,
 )
+
+_SEEN = 64
+"""Of evaluators and of sets of tools, how many are remembered as text."""
 
 
 def measurement_columns(measurement: Measurement) -> dict[str, Any]:
@@ -79,9 +83,8 @@ def _circumstance_columns(circumstances: Circumstances | None) -> dict[str, Any]
         "emulated": circumstances.emulated,
         "num_threads": circumstances.num_threads,
         "cpus_json": canonical_json(list(circumstances.cpus)),
-        "evaluator_json": to_json(circumstances.evaluator),
-        "tool_versions_json": canonical_json(clean_tools(circumstances.tool_versions)),
-        "tool_versions_key": tool_versions_key(circumstances.tool_versions),
+        "evaluator_json": _evaluator_json(circumstances.evaluator),
+        **_tool_columns(tuple(clean_tools(circumstances.tool_versions).items())),
         **_telemetry_columns("before", circumstances.before),
         **_telemetry_columns("after", circumstances.after),
         "lock_wait_s": finite(circumstances.lock_wait_s),
@@ -91,6 +94,23 @@ def _circumstance_columns(circumstances: Circumstances | None) -> dict[str, Any]
         "time_s": finite(circumstances.time_s),
         "canary_ratio": finite(circumstances.canary_ratio),
         "cold_cache": circumstances.evaluator.cold_cache,
+    }
+
+
+# A device says these with every measurement, and they are the same nearly always.
+
+
+@functools.lru_cache(maxsize=_SEEN)
+def _evaluator_json(evaluator: EvaluatorConfig) -> str:
+    return to_json(evaluator)
+
+
+@functools.lru_cache(maxsize=_SEEN)
+def _tool_columns(cleaned: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    tools = dict(cleaned)
+    return {
+        "tool_versions_json": canonical_json(tools),
+        "tool_versions_key": tool_versions_key(tools),
     }
 
 

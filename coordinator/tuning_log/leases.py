@@ -89,10 +89,9 @@ def get(connection: sa.Connection, lease_id: str) -> LeaseRecord | None:
 
 def delete(connection: sa.Connection, ended: Collection[tuple[str, str]]) -> None:
     """Drop leases, each named with its device, that no result can come of any more."""
-    for device in {device for _lease_id, device in ended}:
-        ids = sorted(lease_id for lease_id, holder in ended if holder == device)
-        named = leases.c.lease_id.in_(ids)
-        connection.execute(sa.delete(leases).where(named, leases.c.device == device))
+    held = sa.and_(leases.c.lease_id == sa.bindparam("id"), leases.c.device == sa.bindparam("by"))
+    pairs = [{"id": lease_id, "by": device} for lease_id, device in sorted(ended)]
+    connection.execute(sa.delete(leases).where(held), pairs)
 
 
 def delete_older(connection: sa.Connection, age_s: float) -> int:
