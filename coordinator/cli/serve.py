@@ -70,6 +70,13 @@ def add_parser(commands: Any) -> None:
         "--ray-address", metavar="ADDRESS", help="join this Ray cluster (default: start one here)"
     )
     parser.add_argument(
+        "--builders",
+        type=shared.positive,
+        metavar="N",
+        help="processes that build candidates, one CPU each; with --ray-address they are where the "
+        "cluster has room (default: one for each CPU of this machine)",
+    )
+    parser.add_argument(
         "--power-cycle",
         metavar="COMMAND",
         help="what switches a device off and on that vanished or fails its health checks, e.g. "
@@ -93,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     cpus = len(os.sched_getaffinity(0))
     config = CoordinatorConfig(
         *(url, options.listen),
-        num_builders=cpus,
+        num_builders=options.builders or cpus,
         secure=secure,
         power_cycle=power_cycle,
         metrics=options.metrics,
