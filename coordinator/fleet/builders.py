@@ -63,9 +63,9 @@ class BuildLoad:
 class Builders:
     """A pool of build workers."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, worker: type[BuildWorker] = BuildWorker) -> None:
         self._waiting = 0
-        self._actors = [Actor(BuildWorker, f"builder-{i}") for i in range(size)]
+        self._actors = [Actor(worker, f"builder-{i}") for i in range(size)]
         self._idle: asyncio.Queue[Actor[BuildWorker]] = asyncio.Queue()
         for actor in self._actors:
             self._idle.put_nowait(actor)
