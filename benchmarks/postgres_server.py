@@ -62,6 +62,14 @@ class Server:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def crash(self) -> None:
+        """End it as kill -9 does; what it acknowledged is on the disk."""
+        _stop(self.folder)
+
+    def start(self) -> None:
+        """Start it again."""
+        _start(self.folder, self.settings)
+
     @property
     def description(self) -> str:
         """Version and settings on one line."""
@@ -78,20 +86,29 @@ def running(parent: Path | None = None, settings: Mapping[str, str] = SETTINGS) 
     folder = Path(tempfile.mkdtemp(prefix="tunefarm-pg-", dir=parent))
     if identity:
         os.chown(folder, identity["user"], identity["group"])
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    options = f"-k {folder} -c listen_addresses='' {options}"
-    wait = ("-w", "-t", str(START_TIMEOUT_S))
     encoding = ("--encoding=UTF8", "--locale=C")
     try:
         _call(tools / "initdb", folder, identity, "--auth=trust", f"--username={USER}", *encoding)
-        _call(
-            tools / "pg_ctl", folder, identity, "start", *wait, "-l", f"{folder}/log", "-o", options
-        )
+        _start(folder, settings)
         yield _described(folder, settings)
     finally:
         if (folder / "data" / "postmaster.pid").exists():
-            _call(tools / "pg_ctl", folder, identity, "stop", *wait, "-m", "immediate")
+            _stop(folder)
         shutil.rmtree(folder)
+
+
+_WAIT = ("-w", "-t", str(START_TIMEOUT_S))
+
+
+def _start(folder: Path, settings: Mapping[str, str]) -> None:
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    options = f"-k {folder} -c listen_addresses='' {options}"
+    said = ("-l", f"{folder}/log")
+    _call(binaries() / "pg_ctl", folder, _unprivileged(), "start", *_WAIT, *said, "-o", options)
+
+
+def _stop(folder: Path) -> None:
+    _call(binaries() / "pg_ctl", folder, _unprivileged(), "stop", *_WAIT, "-m", "immediate")
 
 
 def _url(folder: Path, database: str) -> str:

@@ -17,7 +17,8 @@ from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.terms import Terms
 from coordinator.frontend.onnx_model import inspect_model
-from coordinator.job_runner import JobRunner
+from coordinator.job_breaks import run_through_breaks
+from coordinator.job_runner import LOG_PATIENCE_S, JobRunner
 from coordinator.parts import title, whole
 from coordinator.selection import Selector
 from coordinator.submission import Submissions
@@ -211,15 +212,17 @@ class Jobs:
         del self._waiting[job.job_id]
         self._fleet.set_weight(job.job_id, job.spec.priority.weight)
         self._fleet.set_terms(job.job_id, Terms(Selector.of(job.spec), job.spec.exclusive))
-        runner = JobRunner(job, self._log, self._fleet, self._builders, self._changed)
-        task = asyncio.create_task(self._run(runner), name=job.job_id)
-        self._running[job.job_id] = _Running(runner, task)
+        task = asyncio.create_task(self._run(job.job_id), name=job.job_id)
+        self._running[job.job_id] = _Running(self._runner(job), task)
 
-    async def _run(self, runner: JobRunner) -> None:
+    def _runner(self, job: Job) -> JobRunner:
+        return JobRunner(job, self._log, self._fleet, self._builders, self._changed)
+
+    async def _run(self, job_id: str) -> None:
         """A job to its end, whatever that is; raises nothing."""
-        job_id = runner.job.job_id
+        held = self._running[job_id]
         try:
-            await self._outcome(runner)
+            await self._outcome(held)
         except Exception as error:  # its end could not be written
             log.error("job %s: %s", job_id, error)
         finally:
@@ -227,22 +230,32 @@ class Jobs:
             self._fleet.forget_job(job_id)
             self._changes.set()
 
-    async def _outcome(self, runner: JobRunner) -> None:
+    async def _outcome(self, held: _Running) -> None:
+        job_id = held.runner.job.job_id
+
+        async def run() -> None:
+            held.runner = self._runner(held.runner.job)  # as it was left
+            await held.runner.run()
+
+        async def ask_log() -> None:
+            await asyncio.to_thread(self._log.touch_job, job_id)
+
         try:
-            await runner.run()
+            await run_through_breaks(
+                *(job_id, run, lambda: held.runner.job.trials.total, ask_log, LOG_PATIENCE_S)
+            )
         except asyncio.CancelledError:
-            state = self._running[runner.job.job_id].leaves_as
-            if state is None:
+            if held.leaves_as is None:
                 raise
-            await self._end(runner.job, state, "")
-            if state is JobState.QUEUED and not self._stopping:
-                self._enqueue(self._jobs[runner.job.job_id])
+            await self._end(held.runner.job, held.leaves_as, "")
+            if held.leaves_as is JobState.QUEUED and not self._stopping:
+                self._enqueue(self._jobs[job_id])
         except FarmError as error:
-            await self._end(runner.job, JobState.FAILED, str(error))
+            await self._end(held.runner.job, JobState.FAILED, str(error))
         except Exception as error:
-            log.exception("job %s: a defect of tunefarm", runner.job.job_id)
+            log.exception("job %s: a defect of tunefarm", job_id)
             what = f"a defect of tunefarm, please report it: {type(error).__name__}: {error}"
-            await self._end(runner.job, JobState.FAILED, what)
+            await self._end(held.runner.job, JobState.FAILED, what)
 
     async def _stop(self, job_id: str, leaves_as: JobState) -> None:
         """End the run of a job; returns when that is done."""

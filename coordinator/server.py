@@ -14,7 +14,7 @@ import grpc
 
 from coordinator import metrics
 from coordinator.farm_service import FarmService
-from coordinator.fleet.builders import Builders
+from coordinator.fleet.builders import Builders, BuildWorker
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.gateway import Gateway
 from coordinator.jobs import Jobs
@@ -49,6 +49,7 @@ class CoordinatorConfig:
     ``address`` is on loopback, in plain text. ``secure`` has the ports for other machines;
     ``power_cycle`` is the command that switches a device off and on.
     ``metrics`` is where Prometheus is answered; only with ``secure`` may that be off loopback.
+    ``build_worker`` is what lives in the builders' actors.
     """
 
     log_url: str
@@ -58,6 +59,7 @@ class CoordinatorConfig:
     secure: SecurePorts | None = None
     power_cycle: tuple[str, ...] = ()
     metrics: str | None = None
+    build_worker: type[BuildWorker] = BuildWorker
 
     def __post_init__(self) -> None:
         """Raises BadRequest for addresses that can't be listened on."""
@@ -91,7 +93,7 @@ class Coordinator:
         self.guard = Guard(self.log)
         self.port = self.secure_port = self.enrol_port = self.metrics_port = 0
         self._metrics: MetricsPort | None = None
-        self.builders = Builders(config.num_builders)
+        self.builders = Builders(config.num_builders, config.build_worker)
         self.jobs = Jobs(self.log, self.fleet, self.builders, config.embedded)
         self._servers: list[grpc.aio.Server] = []
         self._services: list[asyncio.Task[None]] = []

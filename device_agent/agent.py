@@ -235,6 +235,8 @@ class Agent:
         elif isinstance(record, Lease):
             self.worker.submit(record)
         elif isinstance(record, Acknowledgement):
+            # What this says is in the log: `python -m benchmarks.chaos` reads it again.
+            log.debug("acknowledged: lease %s candidate %s", record.lease_id, record.candidate_key)
             self._outbox.acknowledge(record)
         elif isinstance(record, CancelLease):
             self.worker.cancel(record.lease_id)

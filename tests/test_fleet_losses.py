@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coordinator.fleet.fleet import MAX_ATTEMPTS
+from protos.errors import LogUnavailable
 from protos.records import Acknowledgement, Goodbye, Lease, LeaseFinished, Measurement
 from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
 from tests.kernels import kernel
@@ -164,5 +167,82 @@ def test_a_real_agent_says_goodbye_when_it_is_stopped_and_not_when_it_is_killed(
             assert not await lost(fleet, signal.SIGTERM)
             assert await lost(fleet, signal.SIGKILL)
             measuring.cancel()
+
+    asyncio.run(scenario())
+
+
+class LogAway:
+    """A fake, because no database is away for just one transaction: in place of a function of the
+    log, it refuses so many times."""
+
+    def __init__(self, function: Any, times: int = 1) -> None:
+        self._function = function
+        self.left = times
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise LogUnavailable("it is restarted")
+        return self._function(*arguments)
+
+
+def test_a_trial_is_not_forgotten_because_the_log_was_away_when_it_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            away = LogAway(fleet.log.record_many)
+            monkeypatch.setattr(fleet.log, "record_many", away)
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            for _ in range(MAX_ATTEMPTS):
+                fake = await newcomer(fleet)
+                await leased(fake)
+                await lose(fleet, fake)
+            fake = await newcomer(fleet)
+            await answer(fleet, fake, await leased(fake))
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert away.left == 0
+            assert measurement.status is Status.CRASHED
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_waits_for_a_log_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            away = LogAway(fleet.log.writing)
+            fake = await newcomer(fleet)
+            monkeypatch.setattr(fleet.log, "writing", away)
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            await answer(fleet, fake, await leased(fake))
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert away.left == 0
+            assert measurement.status is Status.CRASHED
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_blamed_for_a_log_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            away = LogAway(fleet.log.record_many, times=MAX_ATTEMPTS + 1)
+            monkeypatch.setattr(fleet.log, "record_many", away)
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            while away.left:
+                fake = await newcomer(fleet)
+                lease = await leased(fake)
+                (key,) = keys(lease)
+                result = Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id)
+                await fake.send(result)  # not acknowledged: the session ends
+                await fleet.devices(TARGET, 0)
+                await fake.vanish()
+            fake = await newcomer(fleet)
+            await answer(fleet, fake, await leased(fake))
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert measurement.status is Status.CRASHED, "and not given up as lost with its device"
 
     asyncio.run(scenario())

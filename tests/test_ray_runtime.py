@@ -6,14 +6,16 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from coordinator import ray_runtime
 from coordinator.fleet import builders as builders_module
-from coordinator.fleet.builders import Builders
+from coordinator.fleet.builders import Builders, BuildWorker
 from coordinator.ray_runtime import Actor, ActorLost
+from device_agent.build import BuildOutcome
 from protos.errors import BadModel
 from protos.records import UNTUNED_TRACE, Candidate, MeasurementStatus, Task
 from tests.conftest import keep_alive
@@ -104,6 +106,30 @@ def test_builders_answer_for_every_candidate(monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(builders_module, "BUILD_TIMEOUT_S", 0.001)
             slow = await pool.build(TASK, untuned, target_json())
             assert slow.status is MeasurementStatus.BUILD_TIMEOUT
+        finally:
+            pool.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_build_worker_that_dies_once_costs_no_candidate(tmp_path: Path) -> None:
+    died = tmp_path / "died"
+
+    class DyingWorker(BuildWorker):
+        """A fake: no candidate is known of which the compiler dies."""
+
+        def build(self, workload_json: str, trace_json: str, target_json: str) -> BuildOutcome:
+            if not died.exists():
+                died.touch()
+                os._exit(9)
+            return super().build(workload_json, trace_json, target_json)
+
+    async def scenario() -> None:
+        pool, untuned = Builders(1, DyingWorker), Candidate(TASK.workload_key, UNTUNED_TRACE)
+        try:
+            outcome = await pool.build(TASK, untuned, target_json())
+            assert outcome.status is MeasurementStatus.OK, outcome.error
+            assert died.exists()
         finally:
             pool.stop()
 

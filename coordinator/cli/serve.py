@@ -16,6 +16,7 @@ from protos.errors import BadRequest
 from protos.rpc import check_plain, parse_address
 
 if TYPE_CHECKING:
+    from coordinator.fleet.builders import BuildWorker
     from coordinator.server import SecurePorts
 
 GARBAGE = 10_000
@@ -86,9 +87,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM."""
+def run(options: argparse.Namespace, build_worker: type[BuildWorker] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM. ``build_worker`` builds candidates (default: as ever)."""
     from coordinator import ray_runtime
+    from coordinator.fleet.builders import BuildWorker
     from coordinator.fleet.medic import parse_command
     from coordinator.server import CoordinatorConfig
     from coordinator.tuning_log import TuningLog, default_url, normalise_url
@@ -104,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         secure=secure,
         power_cycle=power_cycle,
         metrics=options.metrics,
+        build_worker=build_worker or BuildWorker,
     )
     TuningLog.open(url).close()  # a log that can't be used is said before anything is started
     with ray_runtime.running(cpus, options.ray_address):

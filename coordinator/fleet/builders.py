@@ -18,6 +18,8 @@ from device_agent.build import BuildOutcome
 from protos.records import Candidate, MeasurementStatus, Task
 
 BUILD_TIMEOUT_S = 60.0
+ATTEMPTS = 2
+"""A worker that is lost once may have been killed by anything; twice, by the candidate."""
 NICE = 15
 """Of a build worker: an agent on the same host loads candidates for the next turn meanwhile."""
 
@@ -61,9 +63,9 @@ class BuildLoad:
 class Builders:
     """A pool of build workers."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, worker: type[BuildWorker] = BuildWorker) -> None:
         self._waiting = 0
-        self._actors = [Actor(BuildWorker, f"builder-{i}") for i in range(size)]
+        self._actors = [Actor(worker, f"builder-{i}") for i in range(size)]
         self._idle: asyncio.Queue[Actor[BuildWorker]] = asyncio.Queue()
         for actor in self._actors:
             self._idle.put_nowait(actor)
@@ -93,22 +95,26 @@ class Builders:
 
     async def build(self, task: Task, candidate: Candidate, target_json: str) -> BuildOutcome:
         """Build a candidate; never raises for what the candidate did."""
-        async with self._worker() as actor:
-            try:
-                outcome: BuildOutcome = await actor.call(
-                    "build",
-                    task.workload_json,
-                    candidate.trace_json,
-                    target_json,
-                    timeout_s=BUILD_TIMEOUT_S,
-                )
-            except ActorLost as error:
-                return _failed(MeasurementStatus.BUILD_ERROR, f"the compiler crashed: {error}")
-            except TimeoutError:
-                return _failed(
-                    MeasurementStatus.BUILD_TIMEOUT, f"not built after {BUILD_TIMEOUT_S:.0f} s"
-                )
-            return outcome
+        lost = ""
+        for _ in range(ATTEMPTS):
+            async with self._worker() as actor:
+                try:
+                    outcome: BuildOutcome = await actor.call(
+                        "build",
+                        task.workload_json,
+                        candidate.trace_json,
+                        target_json,
+                        timeout_s=BUILD_TIMEOUT_S,
+                    )
+                except ActorLost as error:
+                    lost = str(error)
+                except TimeoutError:
+                    return _failed(
+                        MeasurementStatus.BUILD_TIMEOUT, f"not built after {BUILD_TIMEOUT_S:.0f} s"
+                    )
+                else:
+                    return outcome
+        return _failed(MeasurementStatus.BUILD_ERROR, f"the compiler crashed: {lost}")
 
     async def run(self, function: Any, *args: Any) -> Any:
         """Run a function of the compiler's side in a worker; raises what it raises."""

@@ -61,6 +61,9 @@ LEASE_SLACK_S = 60.0
 DISPATCH_PAUSE = 9.0
 """After dispatching, times what that took. A thousand devices take some milliseconds."""
 
+LOG_PAUSE_S = 1.0
+"""Before a log that was away is tried again."""
+
 CLEANING_S = 600.0
 """Between two looks for leases in the log that nobody will ask for any more."""
 
@@ -271,13 +274,17 @@ class Fleet:
         session.outbox.put_nowait(as_it_travels(lease, session))
 
     async def keep(self, lease_id: str) -> bool:
-        """A lease is about to be sent: keep it in the log; False if nobody waits for it any
-        more."""
-        held = self.leases.held(lease_id)
-        if held is None:
-            return False
-        await self.lease_log.keep(held)
-        return self.leases.held(lease_id) is held
+        """A lease is about to be sent: keep it in the log, as soon as that is there; False if
+        nobody waits for it any more."""
+        while (held := self.leases.held(lease_id)) is not None:
+            try:
+                await self.lease_log.keep(held)
+            except LogUnavailable as error:
+                log.warning("lease %s is not sent yet: %s", lease_id, error)
+                await asyncio.sleep(LOG_PAUSE_S)
+            else:
+                return self.leases.held(lease_id) is held
+        return False
 
     @staticmethod
     def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
@@ -359,7 +366,11 @@ class Fleet:
 
     async def _give_up(self, held: Outstanding, trial: PendingTrial, why: str) -> None:
         why = f"leased {trial.attempts} times: {why}"
-        await self._record(held, [(trial, _lost(held, trial, why))])
+        try:
+            await self._record(held, [(trial, _lost(held, trial, why))])
+        except LogUnavailable as error:
+            log.warning("candidate %s is leased once more: %s", trial.candidate.key[:12], error)
+            held.batch.waiting.append(trial)
 
     # ------------------------------------------------------------- what agents say
 
