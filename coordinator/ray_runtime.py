@@ -28,6 +28,12 @@ _TOKEN = secrets.token_hex(32)
 """Of this process's clusters, known to their processes only. Ray reads it once in a process."""
 
 
+def configure_local() -> None:
+    """Set what Ray reads when it is imported, for a cluster of this process's own."""
+    os.environ.update(_LOCAL)
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN
+
+
 @contextlib.contextmanager
 def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
     """Ray on this machine, on loopback only, or the cluster at ``address``, while the body runs.
@@ -35,9 +41,8 @@ def running(num_cpus: int, address: str | None = None) -> Iterator[None]:
     Enter it in the main thread before any gRPC channel exists: Ray starts its processes by forking,
     which a gRPC thread in mid-call can deadlock. Starting takes some seconds.
     """
-    if address is None:  # Ray reads these when it is imported
-        os.environ.update(_LOCAL)
-        os.environ["RAY_AUTH_TOKEN"] = _TOKEN
+    if address is None:
+        configure_local()
     import ray
 
     quiet: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from coordinator import ray_runtime
 from coordinator.cli.main import parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,6 +132,13 @@ def test_the_services_are_hardened() -> None:
 # ------------------------------------------------------------------------------------- Ray
 
 
+@pytest.fixture
+def _ray_as_others_need_it() -> None:
+    """Ray reads its settings once, and other tests of this process start it."""
+    ray_runtime.configure_local()
+
+
+@pytest.mark.usefixtures("_ray_as_others_need_it")
 def test_the_cluster_file_is_one() -> None:
     util = importlib.import_module("ray.autoscaler._private.util")  # what `ray up` does first
     util.validate_config(util.prepare_config(copy.deepcopy(CLUSTER)))
@@ -140,6 +148,7 @@ def test_the_cluster_file_is_one() -> None:
     assert f"--node-ip-address={provider['head_ip']} " in head
 
 
+@pytest.mark.usefixtures("_ray_as_others_need_it")
 @pytest.mark.parametrize("who", ["head", "worker"])
 def test_the_cluster_file_calls_what_exists(who: str) -> None:
     from ray.scripts.scripts import cli

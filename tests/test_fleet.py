@@ -20,6 +20,7 @@ from protos.records import (
     Artifact,
     CancelLease,
     Candidate,
+    Circumstances,
     Device,
     DeviceAction,
     EvaluatorConfig,
@@ -126,6 +127,12 @@ def test_an_agent_killed_in_mid_lease_loses_nothing(tmp_path: Path) -> None:
             assert last.device == "second"
 
     asyncio.run(scenario())
+
+
+def circumstances(device: str) -> Circumstances:
+    """What a device says of how it measured."""
+    bare = Telemetry()
+    return Circumstances(device, {}, EvaluatorConfig(), 1, (0,), False, bare, bare)
 
 
 class FakeAgent:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.fleet.fleet import MAX_ATTEMPTS
+from coordinator.tuning_log import TuningLog
 from protos.errors import LogUnavailable
 from protos.records import Acknowledgement, Goodbye, Lease, LeaseFinished, Measurement
 from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
@@ -172,18 +174,19 @@ def test_a_real_agent_says_goodbye_when_it_is_stopped_and_not_when_it_is_killed(
 
 
 class LogAway:
-    """A fake, because no database is away for just one transaction: in place of a function of the
-    log, it refuses so many times."""
+    """A fake, because no database is away for just one transaction: in place of a log's
+    ``record_many``, it refuses so often to write results, or (``leases``) what is none."""
 
-    def __init__(self, function: Any, times: int = 1) -> None:
-        self._function = function
+    def __init__(self, log: TuningLog, times: int = 1, leases: bool = False) -> None:
+        self._write = log.record_many
+        self._leases = leases
         self.left = times
 
-    def __call__(self, *arguments: Any) -> Any:
-        if self.left:
+    def __call__(self, results: Sequence[Any], also: Sequence[Any] = ()) -> Any:
+        if self.left and (also if self._leases else results):
             self.left -= 1
             raise LogUnavailable("it is restarted")
-        return self._function(*arguments)
+        return self._write(results, also)
 
 
 def test_a_trial_is_not_forgotten_because_the_log_was_away_when_it_was_given_up(
@@ -191,7 +194,7 @@ def test_a_trial_is_not_forgotten_because_the_log_was_away_when_it_was_given_up(
 ) -> None:
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:
-            away = LogAway(fleet.log.record_many)
+            away = LogAway(fleet.log)
             monkeypatch.setattr(fleet.log, "record_many", away)
             measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
             for _ in range(MAX_ATTEMPTS):
@@ -212,9 +215,9 @@ def test_a_lease_waits_for_a_log_that_is_away(
 ) -> None:
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:
-            away = LogAway(fleet.log.writing)
+            away = LogAway(fleet.log, leases=True)
             fake = await newcomer(fleet)
-            monkeypatch.setattr(fleet.log, "writing", away)
+            monkeypatch.setattr(fleet.log, "record_many", away)
             measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
             await answer(fleet, fake, await leased(fake))
             (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
@@ -229,7 +232,7 @@ def test_nobody_is_blamed_for_a_log_that_is_away(
 ) -> None:
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:
-            away = LogAway(fleet.log.record_many, times=MAX_ATTEMPTS + 1)
+            away = LogAway(fleet.log, times=MAX_ATTEMPTS + 1)
             monkeypatch.setattr(fleet.log, "record_many", away)
             measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
             while away.left:

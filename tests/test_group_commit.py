@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -26,11 +26,10 @@ class CountingLog(TuningLog):
 
     transactions = 0
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        with super().writing() as connection:
-            self.transactions += 1
-            yield connection
+    def record_many(self, results: Sequence[Any], also: Sequence[Any] = ()) -> list[bool]:
+        new = super().record_many(results, also)
+        self.transactions += 1
+        return new
 
 
 @pytest.fixture

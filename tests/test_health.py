@@ -31,19 +31,16 @@ from coordinator.tuning_log.devices import Hold
 from protos.errors import BadRequest
 from protos.records import (
     Acknowledgement,
-    Circumstances,
     Device,
     DeviceAction,
     DeviceState,
-    EvaluatorConfig,
     Lease,
     LeaseFinished,
     Measurement,
     RestartAgent,
-    Telemetry,
 )
 from tests.farm import PATIENCE_S, real_fleet
-from tests.test_fleet import WORKLOAD, FakeAgent, Status, _measure
+from tests.test_fleet import WORKLOAD, FakeAgent, Status, _measure, circumstances
 
 BOARD = Device("board", "{}", "a CPU", (0,), 1, host="pi-7", labels={"poe-port": "3"})
 
@@ -262,14 +259,11 @@ def test_a_device_that_refuses_its_leases_is_checked_before_it_works_again(tmp_p
             assert isinstance(said, Lease)
             assert said.job_id == "health check"
             (trial,) = said.kernel.trials  # type: ignore[union-attr]
-            circumstances = Circumstances(
-                *("fake", {}, EvaluatorConfig(), 1, (0,), False, Telemetry(), Telemetry())
-            )
             await fake.send(
                 Measurement(
                     *(WORKLOAD, trial.candidate_key, Status.OK, said.lease_id),
                     repeats_s=(1e-3,),
-                    circumstances=circumstances,
+                    circumstances=circumstances("fake"),
                 )
             )
             assert isinstance(await fake.receive(), Acknowledgement)

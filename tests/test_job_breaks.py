@@ -70,7 +70,7 @@ def test_without_progress_it_ends() -> None:
 
 
 def test_a_log_that_stays_away_ends_it() -> None:
-    job = Job((1, LOST), (1, None), away=10_000)
+    job = Job((1, LOST), (1, None), away=10**9)
     with pytest.raises(LogUnavailable, match="away"):
         job.through(patience_s=0.05)
     assert job.runs == 1

@@ -48,7 +48,7 @@ class Farm:
     def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:
         deadline = time.monotonic() + PATIENCE_S
         while not condition(now := self.client.job(job.job_id)):
-            assert not now.state.ended, now
+            assert not now.state.ended, now.error or now
             assert time.monotonic() < deadline, now
             time.sleep(0.1)
         return now

@@ -30,7 +30,7 @@ from protos.records import (
 )
 from tests.farm import PATIENCE_S, RealFleet, real_fleet
 from tests.kernels import VECTORS, target_json
-from tests.test_fleet import FakeAgent
+from tests.test_fleet import FakeAgent, circumstances
 
 WORKLOAD = "workload-of-the-test"
 WATCHED = EvaluatorConfig(repeat=3, timeout_s=2.0, canary_every=16, canary_drift=0.15)
@@ -142,8 +142,12 @@ async def _answer(agent: FakeAgent, lease: Lease, status: Status, ratio: float) 
     """What an agent says whose canary took ``ratio`` after the lease's measurements."""
     assert lease.kernel is not None
     for trial in lease.kernel.trials:
+        how = circumstances(agent.device.name)
         await agent.send(
-            Measurement(WORKLOAD, trial.candidate_key, status, lease.lease_id, "", (1e-3,))
+            Measurement(
+                *(WORKLOAD, trial.candidate_key, status, lease.lease_id, "", (1e-3,)),
+                circumstances=how,
+            )
         )
     await agent.send(LeaseFinished(lease.lease_id, "", ratio))
 

@@ -16,7 +16,7 @@ from coordinator.fleet.siblings import Level, Siblings, odd_ones
 from device_agent.canary import REFERENCE_RUNS, Reference
 from protos.records import DeviceState, DeviceStatus, LeaseFinished, Measurement
 from tests.farm import PATIENCE_S, real_fleet
-from tests.test_fleet import FakeAgent
+from tests.test_fleet import FakeAgent, circumstances
 from tests.test_set_aside import WORKLOAD, Status, _measure, _next_lease
 
 BOARD = FakeAgent.describe("board")
@@ -129,7 +129,8 @@ async def _serve(agent: FakeAgent, canary_s: float) -> None:
         assert lease.kernel is not None
         for trial in lease.kernel.trials:
             result = Measurement(
-                WORKLOAD, trial.candidate_key, Status.OK, lease.lease_id, "", (1e-3,)
+                *(WORKLOAD, trial.candidate_key, Status.OK, lease.lease_id, "", (1e-3,)),
+                circumstances=circumstances(agent.device.name),
             )
             await agent.send(result)
         await agent.send(LeaseFinished(lease.lease_id, "", 1.0, canary_s))

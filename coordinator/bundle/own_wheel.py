@@ -10,7 +10,11 @@ from importlib.resources.abc import Traversable
 from coordinator.package.wheel import pack
 
 PACKAGES = ("coordinator", "cost_model", "device_agent", "protos")
-_PAPERS = ("METADATA", "entry_points.txt", "top_level.txt")
+_PAPERS = {
+    "METADATA": ("METADATA", "PKG-INFO"),  # of what is installed, or of a clone that is worked on
+    "entry_points.txt": ("entry_points.txt",),
+    "top_level.txt": ("top_level.txt",),
+}
 _TAG = "py3-none-any"
 
 
@@ -23,8 +27,9 @@ def own_wheel() -> tuple[str, bytes]:
         for package in PACKAGES
         for path, data in _files(importlib.resources.files(package), package)
     }
-    for paper in _PAPERS:
-        members[f"{name}.dist-info/{paper}"] = (distribution.read_text(paper) or "").encode()
+    for paper, places in _PAPERS.items():
+        text = next(text for place in places if (text := distribution.read_text(place)))
+        members[f"{name}.dist-info/{paper}"] = text.encode()
     members[f"{name}.dist-info/WHEEL"] = (
         f"Wheel-Version: 1.0\nGenerator: tunefarm {distribution.version}\n"
         f"Root-Is-Purelib: true\nTag: {_TAG}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -41,9 +42,10 @@ def resolve_target(text: str, threads: int | None = None) -> str:
 
 
 def architecture(target_json: str) -> str:
-    """The first part of the target's triple, as the kernel calls it: x86_64, aarch64 …"""
+    """The first part of the target's triple, as the kernel calls it: x86_64, aarch64 … A target
+    without one is built for this machine's."""
     triple = str(json.loads(target_json).get("mtriple", ""))
-    name = triple.partition("-")[0]
+    name = triple.partition("-")[0] or platform.machine()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 

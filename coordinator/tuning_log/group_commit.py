@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from protos.errors import LogUnavailable
 
-from .measurements import Result, record_many
+from .measurements import Result
 from .store import TuningLog
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,5 @@ class GroupCommit:
                 entry.succeeded()
 
     def _commit(self, group: Sequence[_Entry]) -> None:
-        with self._log.writing() as connection:
-            record_many(connection, [result for entry in group for result in entry.results])
-            for entry in group:
-                if entry.work is not None:
-                    entry.work(connection)
+        results = [result for entry in group for result in entry.results]
+        self._log.record_many(results, [entry.work for entry in group if entry.work is not None])

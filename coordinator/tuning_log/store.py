@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
@@ -187,10 +187,15 @@ class TuningLog:
         result = (job_id, device_kind, candidate, measurement, predicted_score)
         return self.record_many([result])[0]
 
-    def record_many(self, results: Sequence[Result]) -> list[bool]:
-        """``record`` for each tuple of its arguments, all of them or none."""
+    def record_many(
+        self, results: Sequence[Result], also: Sequence[Callable[[sa.Connection], object]] = ()
+    ) -> list[bool]:
+        """``record`` for each tuple of its arguments, and what is ``also`` to be written with them,
+        all of them or none."""
         with self._database.write() as connection:
             new = measurements.record_many(connection, results)
+            for write in also:
+                write(connection)
         if (observer := self._database.observer) is not None:
             for (_, kind, _, measurement, _), is_new in zip(results, new, strict=True):
                 if is_new:
