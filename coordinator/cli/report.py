@@ -126,10 +126,10 @@ def report_of_log(url: str, job_id: str) -> ReportData:
         if job_id == LATEST:
             newest = log.jobs(limit=1)
             if not newest:
-                raise _no_job(f"the tuning log {display_url(url)}")
+                raise _no_job(f"the tuning log {display_url(log.url)}")
             job_id = newest[0].job_id
         return ReportData.of(
-            log.job(job_id), display_url(url), lambda one: measurements_of(log, one)
+            log.job(job_id), display_url(log.url), lambda one: measurements_of(log, one)
         )
     finally:
         log.close()
