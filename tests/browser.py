@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSTALL = "on Debian: apt-get install --no-install-recommends chromium"
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -86,19 +85,10 @@ def fail_if_left_behind(where: str, kept_alive: set[int]) -> None:
         pytest.fail(f"{where} left processes behind:\n  " + "\n  ".join(commands), pytrace=False)
 
 
-def _shared_by_workers(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    """A folder that all processes of this test run have: they time kernels on the same CPUs."""
-    folder = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = folder.parent
-    (folder / name).mkdir(exist_ok=True)
-    return folder / name
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TUNEFARM_LOCK_DIR", str(_shared_by_workers(tmp_path_factory, "locks")))
+        patch.setenv("TUNEFARM_LOCK_DIR", str(tmp_path_factory.mktemp("locks")))
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

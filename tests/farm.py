@@ -21,7 +21,7 @@ from protos import farm_pb2_grpc
 from protos.records import JobSpec, Task, TensorSpec
 from protos.rpc import SERVER_OPTIONS
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 """No test waits longer for anything."""
 
 

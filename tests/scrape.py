@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from protos.certificates import load_credentials
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 def client(credentials: Path, authority: bytes | None = None) -> ssl.SSLContext:

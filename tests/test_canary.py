@@ -50,7 +50,7 @@ from protos.records import (
 
 from . import kernels
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 WATCHED = EvaluatorConfig(
     repeat=2, min_repeat_ms=1, timeout_s=20.0, canary_every=16, canary_drift=0.15
 )

@@ -50,13 +50,17 @@ from tests import scrape
 from tests.models import small_model
 
 TUNEFARM = (sys.executable, "-m", "coordinator.cli.main")
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 TARGET = '{"kind":"llvm","num-cores":1}'
 
 
 def run(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*TUNEFARM, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60
+        [*TUNEFARM, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
 
 

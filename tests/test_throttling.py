@@ -36,7 +36,7 @@ from protos.records import (
 
 from . import kernels
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 CONFIG = EvaluatorConfig(repeat=2, min_repeat_ms=1, timeout_s=20.0)
 
 

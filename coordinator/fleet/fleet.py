@@ -146,7 +146,8 @@ class Fleet:
             for candidate, artifact, score in trials
         ]
         self._arrives(job_id)
-        self._last_work[kind] = work
+        if kept:
+            self._last_work[kind] = work
         batch_id = next(self._batch_ids)
         self._batches[batch_id] = Batch(
             *(job_id, kind, work, list(pending), clock),
