@@ -99,8 +99,11 @@ class FarmRun:
         return min(fast, default=None)
 
 
-def run_farm(operator: Operator, target: str, trials: int, seed: int) -> FarmRun:
-    """Tune with the farm; raises ProcessFailed with the end of its output if the command fails."""
+def run_farm(
+    operator: Operator, target: str, trials: int, seed: int, options: Sequence[str] = ()
+) -> FarmRun:
+    """Tune with the farm, with further ``options``; raises ProcessFailed with the end of its output
+    if the command fails."""
     with tempfile.TemporaryDirectory(prefix="tunefarm-benchmark-") as directory:
         model, log = Path(directory) / f"{operator.name}.onnx", Path(directory) / "log.db"
         model.write_bytes(operator.model)
@@ -111,6 +114,7 @@ def run_farm(operator: Operator, target: str, trials: int, seed: int) -> FarmRun
                 *("--trials", str(trials), "--seed", str(seed), "--target", target, "--json"),
                 *("--convolutions", "direct"),  # stock tunes that workload and no other
                 *("--log", str(log), "--out", directory),
+                *options,
             ],
             os.environ,
         )

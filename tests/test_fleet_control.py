@@ -213,7 +213,7 @@ class Farm:
     def submit(self, user: str, priority: Priority = Priority.NORMAL) -> Job:
         model = small_model()
         spec = JobSpec(
-            "small", sha256_hex(model), TARGET, 100_000, submitted_by=user, canary_drift=0.99
+            "small", sha256_hex(model), TARGET, 100_000, submitted_by=user, canary_drift=100.0
         )
         return self.client.submit(_with(spec, priority), model)
 

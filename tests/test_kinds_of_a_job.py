@@ -42,7 +42,7 @@ class Farm:
 
     def submit(self, target_json: str = "", trials: int = 100_000, **asked: object) -> Job:
         model = small_model()
-        spec = JobSpec("small", sha256_hex(model), target_json, trials, canary_drift=0.99)
+        spec = JobSpec("small", sha256_hex(model), target_json, trials, canary_drift=100.0)
         return self.client.submit(replace(spec, **asked), model)  # type: ignore[arg-type]
 
     def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:
@@ -100,7 +100,7 @@ def test_one_job_has_a_package_for_one_kind_and_says_why_there_is_none_for_the_o
     kinds = {name: farm.kind(name)[:8] for name in ("real", "a")}
     done = farm.command(
         *("submit", farm.model, "--device", "real", "--device", kinds["a"], "--watch"),
-        *("--canary-drift", "99", "--trials", TRIALS, "--out", tmp_path),
+        *("--canary-drift", "10000", "--trials", TRIALS, "--out", tmp_path),
     )
     job_id = done.stdout.split()[0]
     job = farm.client.job(job_id)

@@ -28,7 +28,7 @@ PATIENCE_S = 500.0
 TUNEFARM = (sys.executable, "-m", "coordinator.cli.main")
 
 
-ROUGH = ("--canary-drift", "99")
+ROUGH = ("--canary-drift", "10000")
 """What the tests are about does not wait until the machine is left alone; others are about that."""
 
 

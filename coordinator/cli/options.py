@@ -66,6 +66,14 @@ def percentage(text: str) -> float:
     return float(number) / 100
 
 
+def drift(text: str) -> float:
+    """The share that `50` or `300%` is of a hundred: any above nothing."""
+    number = text.removesuffix("%").strip()
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", number) or not float(number) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage above 0, such as 50")
+    return float(number) / 100
+
+
 def shape(text: str) -> tuple[str, Shape]:
     """Name and dimensions of `x=1,3,48,192`."""
     name, separator, dims = text.rpartition("=")
@@ -317,7 +325,7 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--canary-drift",
-        type=percentage,
+        type=drift,
         metavar="PERCENT",
         help="what is timed while a kernel of known time is off by more than this is timed again. "
         "More is for machines that others disturb all the time; the results are as rough "
