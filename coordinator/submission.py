@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coordinator.fleet.registry import Registry
 from coordinator.selection import Selector, parts_of
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.users import Quota, quotas
 from device_agent.build import parse_target
+from protos.boards import canonical_target
 from protos.errors import Forbidden
 from protos.records import Device, JobSpec, Priority
 
@@ -24,6 +26,11 @@ class Submissions:
 
     async def parts_of(self, spec: JobSpec) -> list[JobSpec]:
         """One spec for each kind of device; see ``selection.parts_of``. Raises BadTarget, too."""
+        spec = replace(
+            spec,
+            target_json=spec.target_json and canonical_target(spec.target_json),
+            targets=tuple(map(canonical_target, spec.targets)),
+        )
         known = await asyncio.to_thread(self._log.devices)
         parts = parts_of(spec, self._registry.connected(), known)
         for part in parts:

@@ -5,9 +5,11 @@ TVM has a tag for the Raspberry Pi 4 only; that one is the same here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-from protos.records import canonical_json
+from .errors import BadTarget
+from .records import canonical_json
 
 
 def _raspberry_pi(cpu: str) -> dict[str, object]:
@@ -26,6 +28,18 @@ BOARDS: Mapping[str, Mapping[str, object]] = {
     "raspberry-pi/5-aarch64": _raspberry_pi("cortex-a76"),
 }
 """What an agent on such a board with a 64-bit system says of itself, too."""
+
+
+def canonical_target(text: str) -> str:
+    """A target, or the board that is named, as agents and jobs write it: devices are found by this
+    text, so spaces and the order of keys must not matter. Raises BadTarget for what is no JSON."""
+    try:
+        return canonical_json(json.loads(target_text(text)))
+    except ValueError as error:
+        raise BadTarget(
+            f"the target {text!r} is not valid JSON: {error}. Copy one from `tunefarm devices`, or "
+            "name a board, or a device with --device"
+        ) from error
 
 
 def target_text(text: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from coordinator.selection import ANY, MAX_PARTS, Selector, parts_of
-from protos.errors import BadRequest, NotFound
+from protos.boards import canonical_target
+from protos.errors import BadRequest, BadTarget, NotFound
 from protos.records import Device, JobSpec
 from protos.selectors import MAX_CONDITIONS, parse_condition, parse_conditions
 
@@ -149,3 +151,12 @@ def test_what_a_job_waits_for_names_those_that_do_not_match_and_why() -> None:
     assert ANY.missing([]) == "a device"
     many = [device(f"d{n}", rack="1") for n in range(20)]
     assert selector.missing(many).endswith("d7 (rack is 1) and 12 more")
+
+
+def test_a_target_is_the_same_however_it_is_written() -> None:
+    written = '{ "num-cores": 4,  "mcpu": "a72", "kind": "llvm" }'
+    assert canonical_target(written) == PI4
+    assert json.loads(canonical_target("raspberry-pi/5-aarch64"))["mcpu"] == "cortex-a76"
+    for text in ("", "{", "raspberry-pi/6"):
+        with pytest.raises(BadTarget, match="Copy one from `tunefarm devices`"):
+            canonical_target(text)

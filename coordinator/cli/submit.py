@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,10 @@ from coordinator.cli import jobs
 from coordinator.cli import options as shared
 from coordinator.client import FarmClient
 from coordinator.parts import title
-from protos.boards import target_text
+from protos.boards import canonical_target
 from protos.errors import BadRequest
 from protos.plain_text import harmless
-from protos.records import DeviceState, Job, JobSpec, Priority, canonical_json
+from protos.records import DeviceState, Job, JobSpec, Priority
 from protos.selectors import parse_condition
 
 _EPILOG = """\
@@ -125,22 +124,9 @@ def condition(text: str) -> str:
     return text
 
 
-def _canonical(target_json: str) -> str:
-    """The target, or that of the board that is named, as agents write it: spaces and the order of
-    keys don't matter."""
-    try:
-        target = json.loads(target_text(target_json))
-    except ValueError as error:
-        raise BadRequest(
-            f"the target is not valid JSON: {error}. Copy one from `tunefarm devices`, or name a "
-            "device with --device"
-        ) from error
-    return canonical_json(target)
-
-
 def _for_devices(farm: FarmClient, options: argparse.Namespace, spec: JobSpec) -> JobSpec:
     """With what says for which devices it is; the coordinator knows what that means."""
-    targets = tuple(_canonical(target) for target in options.target)
+    targets = tuple(map(canonical_target, options.target))
     if len(targets) == 1:
         return replace(spec, target_json=targets[0])
     if targets or options.device or options.where:
