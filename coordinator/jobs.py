@@ -210,8 +210,8 @@ class Jobs:
 
     def _begin(self, job: Job) -> None:
         del self._waiting[job.job_id]
-        self._fleet.set_weight(job.job_id, job.spec.priority.weight)
-        self._fleet.set_terms(job.job_id, Terms(Selector.of(job.spec), job.spec.exclusive))
+        self._fleet.queue.set_weight(job.job_id, job.spec.priority.weight)
+        self._fleet.queue.set_terms(job.job_id, Terms(Selector.of(job.spec), job.spec.exclusive))
         task = asyncio.create_task(self._run(job.job_id), name=job.job_id)
         self._running[job.job_id] = _Running(self._runner(job), task)
 
@@ -227,7 +227,7 @@ class Jobs:
             log.error("job %s: %s", job_id, error)
         finally:
             del self._running[job_id]
-            self._fleet.forget_job(job_id)
+            self._fleet.queue.forget_job(job_id)
             self._changes.set()
 
     async def _outcome(self, held: _Running) -> None:
@@ -376,7 +376,7 @@ class Jobs:
                 await self.set_priority(part.job_id, priority)
         if (held := self._running.get(job_id)) is not None:
             held.runner.set_priority(priority)
-            self._fleet.set_weight(job_id, priority.weight)
+            self._fleet.queue.set_weight(job_id, priority.weight)
         elif job_id in self._jobs:
             known = self._jobs[job_id]
             self._changed(replace(known, spec=replace(known.spec, priority=priority)))

@@ -199,10 +199,10 @@ class FarmCollector(Collector):
             "tunefarm_leases",
             "Leases that devices hold.",
             (),
-            {(): float(sum(1 for _ in fleet.leases))},
+            {(): float(sum(1 for _ in fleet.queue.leases))},
         )
         waiting: dict[tuple[str, ...], float] = {}
-        for name, count in fleet.waiting().items():
+        for name, count in fleet.queue.waiting().items():
             waiting[label(name),] = waiting.get((label(name),), 0.0) + count
         yield _gauge(
             "tunefarm_trials_waiting", "Built trials without a device.", ("kind",), waiting

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 from device_agent.lease_worker import LeaseWorker
 from device_agent.tally import Tally
 from device_agent.telemetry import read_telemetry
+from device_agent.throttling import NOW, word
 from protos.errors import BadRequest, Forbidden
 from protos.identity import Identity
 from protos.metrics_port import MetricsPort, MutualTls
@@ -25,9 +27,6 @@ from protos.records import Device, MeasurementStatus, Telemetry
 from protos.rpc import Address, parse_address
 
 log = logging.getLogger(__name__)
-
-THROTTLED_NOW = 0xF
-"""Of a Raspberry Pi's flags, those of this moment."""
 
 
 class Watched(Protocol):
@@ -60,13 +59,12 @@ class Throttling:
 
 def throttling(said: str | None) -> Throttling:
     """What ``Telemetry.throttled`` says (pure); nothing of what is not understood."""
-    words = (said or "").split()
-    with contextlib.suppress(ValueError):
-        if len(words) == 1 and words[0].startswith("0x"):
-            return Throttling(now=bool(int(words[0], 16) & THROTTLED_NOW))
-        if len(words) == 2 and words[1] == "events":
-            return Throttling(events=int(words[0]))
-    return Throttling()
+    flags = word(said)
+    counted = re.fullmatch(r"(\d+) events", said or "")
+    return Throttling(
+        now=None if flags is None else bool(flags & NOW),
+        events=None if counted is None else int(counted[1]),
+    )
 
 
 class AgentCollector(Collector):

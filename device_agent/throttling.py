@@ -20,14 +20,15 @@ _CAUSES = {
     3: "it is too hot",
 }
 _SINCE_START = 16
-_NOW = sum(1 << bit for bit in _CAUSES)
+NOW = sum(1 << bit for bit in _CAUSES)
+"""Of the word, the bits that are of this moment."""
 
 
 def held_back(before: Telemetry, after: Telemetry) -> str:
     """What held the board back at one of these moments or between them, for people; empty if
     nothing did, or if it does not say."""
-    first, last = _word(before), _word(after)
-    bits = (first | last | (last & ~first) >> _SINCE_START) & _NOW
+    first, last = word(before.throttled) or 0, word(after.throttled) or 0
+    bits = (first | last | (last & ~first) >> _SINCE_START) & NOW
     if not bits:
         return ""
     causes = ", ".join(cause for bit, cause in _CAUSES.items() if bits >> bit & 1)
@@ -47,6 +48,7 @@ def judged(measurement: Measurement) -> Measurement:
     return replace(measurement, status=MeasurementStatus.SUSPECT, error=error)
 
 
-def _word(telemetry: Telemetry) -> int:
-    text = telemetry.throttled or ""
-    return int(text, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", text) else 0
+def word(said: str | None) -> int | None:
+    """The firmware's word in what ``Telemetry.throttled`` says; None if it is not one."""
+    said = said or ""
+    return int(said, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,8}", said) else None

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from coordinator.client import FarmClient
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.gateway import Gateway
 from coordinator.security.wellformed import WellFormed
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log.database import Observer
 from protos import farm_pb2_grpc
-from protos.records import JobSpec, Task, TensorSpec
+from protos.records import Job, JobSpec, Task, TensorSpec
 from protos.rpc import SERVER_OPTIONS
 
 PATIENCE_S = 200.0
@@ -99,6 +102,37 @@ def agent(
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def served(folder: Path, *options: str) -> Iterator[int]:
+    """`tunefarm serve` as a user starts it, with its log in this folder; its port on loopback."""
+    said = folder / "serve.err"
+    command = [sys.executable, "-m", "coordinator.cli.main", "serve", "--listen", "127.0.0.1:0"]
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--log", str(folder / "log.db"), *options], stderr=file
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while (found := re.search(r"on 127.0.0.1:(\d+)", said.read_text())) is None:
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield int(found[1])
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def until(farm: FarmClient, job: Job, condition: Callable[[Job], bool]) -> Job:
+    """The job as soon as the condition holds; that it ends, or takes too long, is a failure."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition(now := farm.job(job.job_id)):
+        assert not now.state.ended, now.error or now
+        assert time.monotonic() < deadline, now.stage or now
+        time.sleep(0.1)
+    return now
 
 
 @contextlib.asynccontextmanager

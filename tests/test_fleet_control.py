@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,9 +34,9 @@ from protos.records import (
     TensorSpec,
     sha256_hex,
 )
-from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
+from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet, served, until
 from tests.models import small_model
-from tests.test_security_farm import TUNEFARM, run
+from tests.test_security_farm import run
 
 pytest_plugins = ("tests.postgres",)
 
@@ -165,8 +163,8 @@ def test_two_jobs_share_a_device_by_their_weights(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with real_fleet(tmp_path) as farm:
             jobs = [farm.job_with(WORK.workload_key, ARGS) for _ in range(2)]
-            farm.fleet.set_weight(jobs[0], Priority.HIGH.weight)
-            farm.fleet.set_weight(jobs[1], Priority.NORMAL.weight)
+            farm.fleet.queue.set_weight(jobs[0], Priority.HIGH.weight)
+            farm.fleet.queue.set_weight(jobs[1], Priority.NORMAL.weight)
             with agent(farm.port, "left", TARGET, replay="3ms"):
                 await asyncio.wait_for(farm.devices(TARGET, 1), PATIENCE_S)
                 names = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
@@ -218,12 +216,7 @@ class Farm:
         return self.client.submit(_with(spec, priority), model)
 
     def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(now := self.client.job(job.job_id)):
-            assert not now.state.ended, now.error or now
-            assert time.monotonic() < deadline, now
-            time.sleep(0.1)
-        return now
+        return until(self.client, job, condition)
 
     def until_tuning(self, job: Job) -> Job:
         return self.until(job, lambda now: now.trials.total > 0)
@@ -238,27 +231,12 @@ def _with(spec: JobSpec, priority: Priority) -> JobSpec:
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     folder = tmp_path_factory.mktemp("farm")
-    said = folder / "serve.err"
-    with said.open("w") as file:
-        process = subprocess.Popen(
-            [*TUNEFARM, "serve", "--listen", "127.0.0.1:0", "--log", str(folder / "log.db")],
-            stderr=file,
-        )
-    try:
-        deadline = time.monotonic() + PATIENCE_S
-        while (found := re.search(r"on 127.0.0.1:(\d+)", said.read_text())) is None:
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        port = int(found[1])
-        with (
-            agent(port, "replayed", TARGET, replay="5ms"),
-            FarmClient(f"127.0.0.1:{port}") as client,
-        ):
-            yield Farm(folder / "log.db", client)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE_S)
+    with (
+        served(folder) as port,
+        agent(port, "replayed", TARGET, replay="5ms"),
+        FarmClient(f"127.0.0.1:{port}") as client,
+    ):
+        yield Farm(folder / "log.db", client)
 
 
 def command(farm: Farm, *arguments: str) -> subprocess.CompletedProcess[str]:

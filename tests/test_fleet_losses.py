@@ -41,7 +41,7 @@ async def answer(fleet: RealFleet, fake: FakeAgent, lease: Any) -> None:
     for key in keys(lease):
         await fake.send(Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id))
     await fake.send(LeaseFinished(lease.lease_id))
-    while fleet.fleet.leases.held(lease.lease_id):
+    while fleet.fleet.queue.leases.held(lease.lease_id):
         await asyncio.sleep(0.01)
 
 

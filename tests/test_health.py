@@ -247,7 +247,7 @@ def test_a_device_that_refuses_its_leases_is_checked_before_it_works_again(tmp_p
             for _ in range(FAILURES):
                 said = await fake.receive()
                 await fake.send(LeaseFinished(said.lease_id, "no space left on device"))
-                while fleet.fleet.leases.held(said.lease_id):
+                while fleet.fleet.queue.leases.held(said.lease_id):
                     await asyncio.sleep(0.01)
             while not registry.health("fake").aside:
                 await asyncio.sleep(0.01)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +19,9 @@ from coordinator.farm import Farm as PythonFarm
 from coordinator.results.html_report import html_report
 from protos.errors import Conflict, JobFailed, NotFound
 from protos.records import Job, JobSpec, JobState, Priority, sha256_hex
-from tests.farm import PATIENCE_S, agent
+from tests.farm import PATIENCE_S, agent, served, until
 from tests.models import small_model
-from tests.test_security_farm import TUNEFARM, run
+from tests.test_security_farm import run
 
 CPU = str(min(os.sched_getaffinity(0)))
 REAL = '{"kind":"llvm","mtriple":"x86_64-linux-gnu","mcpu":"x86-64-v2","num-cores":1}'
@@ -46,12 +44,7 @@ class Farm:
         return self.client.submit(replace(spec, **asked), model)  # type: ignore[arg-type]
 
     def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(now := self.client.job(job.job_id)):
-            assert not now.state.ended, now.error or now
-            assert time.monotonic() < deadline, now
-            time.sleep(0.1)
-        return now
+        return until(self.client, job, condition)
 
     def kind(self, device: str) -> str:
         return next(s.kind for s in self.client.devices() if s.device.name == device)
@@ -65,32 +58,18 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     folder = tmp_path_factory.mktemp("farm")
     model = folder / "small.onnx"
     model.write_bytes(small_model())
-    said = folder / "serve.err"
-    with said.open("w") as file:
-        process = subprocess.Popen(
-            [*TUNEFARM, "serve", "--listen", "127.0.0.1:0", "--log", str(folder / "log.db")],
-            stderr=file,
-        )
-    try:
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(served(folder))
+        stack.enter_context(agent(port, "real", REAL, cpus=CPU, labels=["shelf=1"]))
+        for name, target, rack in (("a", ONE, "1"), ("b", ONE, "2"), ("c", OTHER, "1")):
+            labels = [f"rack={rack}"]
+            stack.enter_context(agent(port, name, target, replay="5ms", labels=labels))
+        client = stack.enter_context(FarmClient(f"127.0.0.1:{port}"))
         deadline = time.monotonic() + PATIENCE_S
-        while (found := re.search(r"on 127.0.0.1:(\d+)", said.read_text())) is None:
-            assert process.poll() is None, said.read_text()
+        while len(client.devices()) < 4:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        port = int(found[1])
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(agent(port, "real", REAL, cpus=CPU, labels=["shelf=1"]))
-            for name, target, rack in (("a", ONE, "1"), ("b", ONE, "2"), ("c", OTHER, "1")):
-                labels = [f"rack={rack}"]
-                stack.enter_context(agent(port, name, target, replay="5ms", labels=labels))
-            client = stack.enter_context(FarmClient(f"127.0.0.1:{port}"))
-            while len(client.devices()) < 4:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            yield Farm(folder / "log.db", client, model)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE_S)
+        yield Farm(folder / "log.db", client, model)
 
 
 def test_one_job_has_a_package_for_one_kind_and_says_why_there_is_none_for_the_other(

@@ -43,7 +43,7 @@ NOT_ZERO = 230
 do."""
 
 AT_ONCE = 5000
-DEADLINE_S = 60.0
+DEADLINE_S = 400.0
 
 
 def law(rows: np.ndarray, task: int) -> tuple[np.ndarray, np.ndarray]:

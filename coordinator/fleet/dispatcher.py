@@ -91,10 +91,7 @@ def _among_all(
             turns.drop(batch)
             continue
         session_id, equals = found
-        left = turns.left(batch)
-        plenty = turns.waiting[batch.needs] >= MAX_TRIALS_PER_LEASE * equals
-        share = MAX_TRIALS_PER_LEASE if plenty else -(-left // equals)
-        count = left if batch.exclusive else min(left, share, MAX_TRIALS_PER_LEASE)
+        count = _share(batch, turns.left(batch), equals, turns.waiting[batch.needs])
         cost = batch.cost(count)
         assignments.append(Assignment(batch.batch_id, session_id, count, cost))
         seating.take(batch.needs)
@@ -105,7 +102,8 @@ def _among_all(
 def _among_some(
     waiting: Sequence[Waiting], seats: Sequence[Seat], had: Mapping[str, float]
 ) -> list[Assignment]:
-    """Where jobs are particular: by looking at all devices for each lease."""
+    """Where jobs are particular: by looking at all devices for each lease, which takes a time that
+    grows with the square of their number."""
     able = _by_kind([seat for seat in seats if not seat.set_aside])
     leases = {seat.session_id: seat.leases for seat in seats}
     sharing = _Sharing(waiting, seats)
@@ -126,8 +124,8 @@ def _among_some(
             continue
         least = min(leases[session_id] for session_id in free)
         idlest = [session_id for session_id in free if leases[session_id] == least]
-        share = -(-left[batch.batch_id] // len(idlest))
-        count = left[batch.batch_id] if batch.exclusive else min(share, MAX_TRIALS_PER_LEASE)
+        wanted = sum(left[one.batch_id] for one in todo if one.needs == batch.needs)
+        count = _share(batch, left[batch.batch_id], len(idlest), wanted)
         cost = batch.cost(count)
         assignments.append(Assignment(batch.batch_id, idlest[0], count, cost))
         leases[idlest[0]] += 1
@@ -135,6 +133,15 @@ def _among_some(
         left[batch.batch_id] -= count
         parts[batch.job_id] = parts.get(batch.job_id, 0.0) + cost
     return assignments
+
+
+def _share(batch: Waiting, left: int, idlest: int, wanted: int) -> int:
+    """How many of the trials that are ``left`` of a batch go into a lease, where so many devices
+    are equally idle and so many trials ``wanted`` for their kind."""
+    if batch.exclusive:
+        return left
+    even = MAX_TRIALS_PER_LEASE if wanted >= MAX_TRIALS_PER_LEASE * idlest else -(-left // idlest)
+    return min(left, even, MAX_TRIALS_PER_LEASE)
 
 
 class _Sharing:

@@ -1,30 +1,25 @@
 """What a job sees of the devices: hand over trials, get measurements.
 
-Trials wait in batches, ``dispatcher`` decides who gets them, leases go down the sessions' streams
-and results come up through ``received``. A lease is in the tuning log before it is sent
-(``lease_log``), and every result before it is acknowledged and before the job sees it. A device
-that vanishes gives its trials back, and a suspect measurement is made again.
+Trials wait in batches and go to devices in leases (``queue``); results come up through
+``received``. A lease is in the tuning log before it is sent (``lease_log``), and every result
+before it is acknowledged and before the job sees it. A device that vanishes gives its trials back,
+and a suspect measurement is made again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
-from coordinator.fleet import dispatcher
 from coordinator.fleet.answers import check_measurement, check_model_measurement
 from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
-from coordinator.fleet.leases import Batch, Leases, Outstanding, PendingTrial, as_it_travels
+from coordinator.fleet.leases import Batch, Outstanding, PendingTrial
 from coordinator.fleet.medic import Medic
+from coordinator.fleet.queue import Queue
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.fleet.set_aside import SIBLINGS
-from coordinator.fleet.terms import NO_TERMS, Terms
 from coordinator.selection import Selector
 from coordinator.stages import StageClock
 from coordinator.tuning_log import TuningLog
@@ -42,24 +37,17 @@ from protos.records import (
     DeviceAction,
     DeviceState,
     KernelWork,
-    Lease,
     LeaseFinished,
     Measurement,
     MeasurementStatus,
     ModelMeasurement,
     ModelWork,
-    Trial,
 )
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """A trial that was leased this often, and lost its device or was suspect, is not sent again."""
-
-LEASE_SLACK_S = 60.0
-
-DISPATCH_PAUSE = 9.0
-"""After dispatching, times what that took. A thousand devices take some milliseconds."""
 
 LOG_PAUSE_S = 1.0
 """Before a log that was away is tried again."""
@@ -78,40 +66,9 @@ class Fleet:
         self._last_work: dict[str, KernelWork] = {}  # by kind of device: for health checks
         self._log = tuning_log
         self._commits = GroupCommit(tuning_log)
-        self._batches: dict[int, Batch] = {}
-        self._batch_ids = itertools.count()
-        self._dispatching: asyncio.TimerHandle | None = None
-        self._dispatch_again_at = 0.0
-        self.leases = Leases()
+        self.queue = Queue(self.registry)
         self.lease_log = LeaseLog(tuning_log, self._commits)
         self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
-        self._weights: dict[str, float] = {}
-        self._terms: dict[str, Terms] = {}
-        self._had: dict[str, float] = {}  # trials of each job over its weight
-
-    # ------------------------------------------------------------- the jobs' parts
-
-    def set_weight(self, job_id: str, weight: float) -> None:
-        """What a job gets of the devices, relative to the others."""
-        self._weights[job_id] = weight
-
-    def set_terms(self, job_id: str, terms: Terms) -> None:
-        """Which devices a job gets, and how."""
-        self._terms[job_id] = terms
-
-    def forget_job(self, job_id: str) -> None:
-        """A job is over."""
-        self._terms.pop(job_id, None)
-        self._weights.pop(job_id, None)
-        self._had.pop(job_id, None)
-
-    def _arrives(self, job_id: str) -> None:
-        """A job wants devices. One that has wanted none meanwhile has no claim to make up for
-        that."""
-        others = {batch.job_id for batch in self._batches.values()} - {job_id}
-        if not any(batch.job_id == job_id for batch in self._batches.values()):
-            least = min((self._had.get(other, 0.0) for other in others), default=0.0)
-            self._had[job_id] = max(self._had.get(job_id, 0.0), least)
 
     # ------------------------------------------------------------- the job's side
 
@@ -145,20 +102,19 @@ class Fleet:
             PendingTrial(candidate, artifact, score, loop.create_future())
             for candidate, artifact, score in trials
         ]
-        self._arrives(job_id)
         if kept:
             self._last_work[kind] = work
-        batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(
-            *(job_id, kind, work, list(pending), clock),
-            kept=kept,
-            built_with=built_with or {},
+        batch_id = self.queue.add(
+            Batch(
+                *(job_id, kind, work, list(pending), clock),
+                kept=kept,
+                built_with=built_with or {},
+            )
         )
-        self.dispatch()
         try:
             return list(await asyncio.gather(*(trial.result for trial in pending)))
         finally:
-            self._forget(batch_id)
+            self.queue.drop(batch_id)
 
     async def measure_model(self, job_id: str, kind: str, work: ModelWork) -> ModelMeasurement:
         """Check and time variants of a whole model in one run on one device of this kind.
@@ -166,130 +122,26 @@ class Fleet:
         Raises JobFailed if no device could do it.
         """
         result: asyncio.Future[ModelMeasurement] = asyncio.get_running_loop().create_future()
-        self._arrives(job_id)
-        batch_id = next(self._batch_ids)
-        self._batches[batch_id] = Batch(job_id, kind, work, model_result=result, model_waits=True)
-        self.dispatch()
+        batch_id = self.queue.add(Batch(job_id, kind, work, model_result=result, model_waits=True))
         try:
             return await result
         finally:
-            self._forget(batch_id)
-
-    def _forget(self, batch_id: int) -> None:
-        """Drop a batch; what devices still hold of it is called off."""
-        first = self._batches.pop(batch_id)
-        dropped = {id(batch) for batch in (first, *map(self._batches.pop, first.parts))}
-        for held in self.leases:
-            if id(held.batch) in dropped:
-                if not held.done:
-                    held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
-                self.leases.end(held.lease.lease_id)
-        self.dispatch()
-
-    def waiting(self) -> Counter[str]:
-        """How many trials and whole models wait for a device, by the kind that they are for."""
-        found: Counter[str] = Counter()
-        for batch in self._batches.values():
-            found[batch.kind] += batch.left
-        return found
+            self.queue.drop(batch_id)
 
     # ------------------------------------------------------------- leases
-
-    def dispatch(self) -> None:
-        """Lease what waits to the devices that can take it, soon: once for all that happens until
-        then, and so seldom that it takes a tenth of this loop's time at most. A device has a lease
-        in reserve."""
-        if self._dispatching is None:
-            loop = asyncio.get_running_loop()
-            at = max(loop.time(), self._dispatch_again_at)
-            self._dispatching = loop.call_at(at, self._dispatch_now)
-
-    def _dispatch_now(self) -> None:
-        self._dispatching = None
-        began = time.monotonic()
-        self._dispatch()
-        ended = time.monotonic()  # the loop's clock, too
-        self._dispatch_again_at = ended + DISPATCH_PAUSE * (ended - began)
-
-    def _dispatch(self) -> None:
-        sessions = list(self.registry.sessions.values())
-        all_share = not any(known.exclusive for known in self._terms.values())
-        if all_share:  # who has no room is of no interest: of a thousand that is nearly all
-            most = dispatcher.LEASES_PER_DEVICE
-            sessions = [session for session in sessions if len(session.leases) < most]
-        if not sessions:
-            return
-        terms = {batch.job_id: self._terms_of(batch.job_id) for batch in self._batches.values()}
-        barred = {job_id: known.barred(sessions) for job_id, known in terms.items()}
-        waiting = [
-            dispatcher.Waiting(
-                *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
-                self._weights.get(batch.job_id, 1.0),
-                barred[batch.job_id],
-                terms[batch.job_id].exclusive,
-            )
-            for key, batch in self._batches.items()
-            if batch.left
-        ]
-        seats = [
-            dispatcher.Seat(
-                session.session_id,
-                session.device.kind,
-                len(session.leases),
-                bool(self.registry.withheld(session.device.name)),
-                *(() if all_share else self._jobs_on(session)),
-            )
-            for session in sessions
-        ]
-        for assignment in dispatcher.assign(waiting, seats, self._had):
-            session = self.registry.sessions[assignment.session_id]
-            batch = self._batches[assignment.batch_id]
-            self._lease(batch, session, assignment.trials)
-            self._had[batch.job_id] = self._had.get(batch.job_id, 0.0) + assignment.cost
-
-    def _terms_of(self, job_id: str) -> Terms:
-        return self._terms.get(job_id, NO_TERMS)
-
-    def _jobs_on(self, session: Session) -> tuple[frozenset[str], str]:
-        """Whose leases a device holds, and which of these jobs wants no other beside it."""
-        jobs = frozenset(lease.job_id for lease in session.leases.values())
-        return jobs, next((job for job in jobs if self._terms_of(job).exclusive), "")
-
-    def _lease(self, batch: Batch, session: Session, count: int) -> None:
-        lease_id = uuid.uuid4().hex[:16]
-        trials: dict[str, PendingTrial] = {}
-        if isinstance(batch.work, KernelWork):
-            taken, batch.waiting = batch.waiting[:count], batch.waiting[count:]
-            for trial in taken:
-                trial.attempts += 1
-                trials[trial.candidate.key] = trial
-            expires_s = LEASE_SLACK_S + batch.work.evaluator.timeout_s * (count + 1)
-            lease = Lease(lease_id, batch.job_id, expires_s, kernel=self._kernel(batch.work, taken))
-        else:
-            batch.model_waits = False
-            batch.model_attempts += 1
-            rounds = len(batch.work.variants) * batch.work.evaluator.timeout_s
-            lease = Lease(lease_id, batch.job_id, LEASE_SLACK_S + rounds, model=batch.work)
-        deadline = time.monotonic() + lease.expires_s
-        self.leases.add(Outstanding(lease, batch, session, deadline, trials))
-        session.outbox.put_nowait(as_it_travels(lease, session))
 
     async def keep(self, lease_id: str) -> bool:
         """A lease is about to be sent: keep it in the log, as soon as that is there; False if
         nobody waits for it any more."""
-        while (held := self.leases.held(lease_id)) is not None:
+        while (held := self.queue.leases.held(lease_id)) is not None:
             try:
                 await self.lease_log.keep(held)
             except LogUnavailable as error:
                 log.warning("lease %s is not sent yet: %s", lease_id, error)
                 await asyncio.sleep(LOG_PAUSE_S)
             else:
-                return self.leases.held(lease_id) is held
+                return self.queue.leases.held(lease_id) is held
         return False
-
-    @staticmethod
-    def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:
-        return replace(work, trials=tuple(Trial(t.candidate.key, t.artifact) for t in taken))
 
     async def _give_back(self, held: Outstanding, why: str, besides: Collection[str] = ()) -> None:
         """Put the trials of a lost lease, ``besides`` these, back in front, or give them up after
@@ -343,17 +195,10 @@ class Fleet:
             elif trial.alone:
                 held.batch.waiting.append(trial)
             else:
-                self._lease_alone(held.batch, trial)
+                self.queue.set_apart(held.batch, trial)
         await self._give_back(held, why, besides=suspects)
         if not poison:
             await self.medic.failed(held.session, held.lease.lease_id, why)
-
-    def _lease_alone(self, batch: Batch, trial: PendingTrial) -> None:
-        """Let a trial wait by itself."""
-        batch_id = next(self._batch_ids)
-        self._batches[batch_id] = replace(batch, waiting=[trial], parts=[])
-        batch.parts.append(batch_id)
-        trial.alone = True
 
     @staticmethod
     def _retry_model(held: Outstanding, why: str) -> None:
@@ -380,7 +225,7 @@ class Fleet:
         await asyncio.to_thread(self._log.upsert_device, session.device)
         self.medic.joined(session.device.name)
         await self._absolve(session)
-        self.dispatch()
+        self.queue.dispatch()
 
     async def _absolve(self, session: Session) -> None:
         """If it is the process that was here before, what was on it then did it no harm: it was the
@@ -403,7 +248,7 @@ class Fleet:
         if not blameless:
             self.medic.vanished(session.device)
         await self._take_back(session, why, blameless)
-        self.dispatch()
+        self.queue.dispatch()
 
     async def control(self, name: str, action: DeviceAction, reason: str, who: str) -> None:
         """What people do with a device; durable on return.
@@ -437,16 +282,17 @@ class Fleet:
             "device %s: %s by %s: %s", name, action.name.lower(), who, reason or "no reason"
         )
         if action is DeviceAction.FORGET:
+            self._vanished.pop(name, None)
             self.registry.forget(name)
             self.medic.forget(name)
         elif action is DeviceAction.QUARANTINE and session is not None:
             await self._take_back(session, f"{name} was quarantined", blameless=True)
-        self.dispatch()
+        self.queue.dispatch()
 
     async def _take_back(self, session: Session, why: str, blameless: bool = False) -> None:
         """What a device holds goes to others; ``blameless``: that was no attempt."""
         for index, lease_id in enumerate(list(session.leases)):
-            held = self.leases.end(lease_id)
+            held = self.queue.leases.end(lease_id)
             if held is None:
                 continue
             log.warning("job %s: lease %s lost: %s", held.batch.job_id, lease_id, why)
@@ -488,7 +334,7 @@ class Fleet:
         for measurement in measurements:
             by_lease.setdefault(measurement.lease_id, []).append(measurement)
         for lease_id, results in by_lease.items():
-            held = self.leases.known(lease_id)
+            held = self.queue.leases.known(lease_id)
             if held is not None and held.session.device.name == device and not quarantined:
                 known = [(held.trials.get(result.candidate_key), result) for result in results]
                 for trial, result in known:
@@ -522,11 +368,11 @@ class Fleet:
 
     def _goes_on(self, held: Outstanding, trial: PendingTrial) -> bool:
         """Whether a trial whose measurement is suspect is, or will be, measured once more."""
-        return trial.attempts < MAX_ATTEMPTS or not self.leases.held(held.lease.lease_id)
+        return trial.attempts < MAX_ATTEMPTS or not self.queue.leases.held(held.lease.lease_id)
 
     async def received_model(self, session: Session, measurement: ModelMeasurement) -> None:
         """The result of a whole-model run."""
-        held = self.leases.held(measurement.lease_id)
+        held = self.queue.leases.held(measurement.lease_id)
         if held is None or held.session is not session or held.batch.model_result is None:
             session.outbox.put_nowait(CancelLease(measurement.lease_id))
             return
@@ -540,12 +386,12 @@ class Fleet:
         """A device is done with a lease, or says that it can't do it; said again, it changes
         nothing."""
         self.lease_log.ended(message.lease_id, session.device.name)
-        held = self.leases.known(message.lease_id)
+        held = self.queue.leases.known(message.lease_id)
         if held is None or held.session is not session or held.said_finished:
             return
         held.said_finished = True
         self._judge(held, message)
-        if self.leases.end(message.lease_id) is None:  # its last result ended its batch
+        if self.queue.leases.end(message.lease_id) is None:  # its last result ended its batch
             return
         if message.error:
             self.registry.note_error(session.device.name, message.error)
@@ -555,7 +401,7 @@ class Fleet:
         await self._give_back(held, message.error or "the lease ended without its results")
         if message.error and message.canary_ratio is None and not held.batch.health_check:
             await self.medic.failed(session, message.lease_id, message.error)
-        self.dispatch()
+        self.queue.dispatch()
 
     async def _check_health(self, session: Session) -> str:
         """Have a device measure what is known to be right; what is wrong with it, or nothing."""
@@ -567,7 +413,7 @@ class Fleet:
         trial = PendingTrial(untuned, work.reference, None, result)
         batch = Batch("health check", session.device.kind, work, [trial], kept=False)
         batch.health_check = True
-        self._lease(batch, session, 1)
+        self.queue.lease(batch, session, 1)
         measurement = await result
         if measurement.status is MeasurementStatus.OK:
             return ""
@@ -613,16 +459,16 @@ class Fleet:
                 session.outbox.put_nowait(None)
                 await self.left(session, f"nothing heard for {SILENCE_S:.0f} s")
         now = time.monotonic()
-        for held in self.leases:
+        for held in self.queue.leases:
             if now > held.deadline:
                 held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
-                self.leases.end(held.lease.lease_id)
+                self.queue.leases.end(held.lease.lease_id)
                 why = f"no result after {held.lease.expires_s:.0f} s"
                 await self._give_back(held, why)
                 if not held.batch.health_check:
                     await self.medic.failed(held.session, held.lease.lease_id, why)
         self.medic.look()
-        self.dispatch()
+        self.queue.dispatch()
 
 
 def _lost(held: Outstanding, trial: PendingTrial, why: str) -> Measurement:

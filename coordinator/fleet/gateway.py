@@ -135,14 +135,16 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
     ) -> AsyncIterator[farm_pb2.Chunk]:
         """The bytes of an artifact that a lease names."""
         who = caller(context)
-        held, artifact = self._fleet.leases.naming(request.sha256, who.name if who else None)
+        held, artifact = self._fleet.queue.leases.naming(request.sha256, who.name if who else None)
         with held.sending():
             for start in range(0, artifact.size_bytes, CHUNK_BYTES):
                 yield farm_pb2.Chunk(data=artifact.data[start : start + CHUNK_BYTES])
 
     def _sending(self, message: object) -> contextlib.AbstractContextManager[None]:
         """Around the turn of a message: gRPC comes back for the next when it has taken this one."""
-        held = self._fleet.leases.held(message.lease_id) if isinstance(message, Lease) else None
+        held = (
+            self._fleet.queue.leases.held(message.lease_id) if isinstance(message, Lease) else None
+        )
         return held.sending() if held else contextlib.nullcontext()
 
 
