@@ -7,6 +7,7 @@ answers instead. What does not compile is a measurement too.
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from coordinator.canary import build_canary
 from coordinator.fleet.builders import Builders
 from coordinator.fleet.fleet import Fleet
+from coordinator.fleet.registry import Session
 from coordinator.search.proposer import Proposal
 from coordinator.selection import ANY, Selector
 from coordinator.stages import StageClock
@@ -115,16 +117,51 @@ class Experiments:
         return measurement
 
     async def run(self, run: TaskRun, proposals: Sequence[Proposal]) -> list[Measurement]:
-        """Build and measure a batch; the measurements are in the order of the proposals."""
+        """Build and measure a batch; the measurements are in the order of the proposals.
+
+        A device that builds what it measures gets the batch; the coordinator's builders do what
+        that can't.
+        """
+        lab = self._lab
+        builder = lab.fleet.own_builds.builder(lab.device.kind, lab.selector, lab.built_with)
+        results: dict[str, Measurement] = {}
+        if builder is not None:
+            built = await self._built_by(builder, run, proposals)
+            results = await self._experiment(run, built, builder)
+        left = [proposal for proposal in proposals if proposal.candidate.key not in results]
+        if left:
+            with lab.clock.stage("build"):
+                outcomes = await asyncio.gather(*(self.build(run, p.candidate) for p in left))
+            results |= await self._experiment(run, list(zip(left, outcomes, strict=True)))
+        return [results[proposal.candidate.key] for proposal in proposals]
+
+    async def _built_by(
+        self, builder: Session, run: TaskRun, proposals: Sequence[Proposal]
+    ) -> list[tuple[Proposal, BuildOutcome]]:
+        """What a device makes of a batch; without what it does not build."""
+        candidates = [proposal.candidate for proposal in proposals]
         with self._lab.clock.stage("build"):
-            built = await asyncio.gather(*(self.build(run, p.candidate) for p in proposals))
+            outcomes = await self._lab.fleet.own_builds.build(
+                *(builder, self._lab.job_id, run.task, candidates)
+            )
+        return [(p, outcomes[p.candidate.key]) for p in proposals if p.candidate.key in outcomes]
+
+    async def _experiment(
+        self,
+        run: TaskRun,
+        built: Sequence[tuple[Proposal, BuildOutcome]],
+        builder: Session | None = None,
+    ) -> dict[str, Measurement]:
+        """Measure what was built, by the candidates' keys. Where ``builder`` built it, that alone
+        measures it, and what it can't any more is left out."""
         results: dict[str, Measurement] = {}
         first: dict[str, tuple[Proposal, Artifact]] = {}
         twins: list[tuple[Proposal, str]] = []
         poisonous = await self._lab.fleet.lease_log.poisonous(
-            self._lab.device.kind, {o.artifact.sha256 for o in built if o.artifact is not None}
+            self._lab.device.kind,
+            {outcome.artifact.sha256 for _, outcome in built if outcome.artifact is not None},
         )
-        for proposal, outcome in zip(proposals, built, strict=True):
+        for proposal, outcome in built:
             known = await self._known(proposal, outcome, poisonous)
             if known is not None:
                 results[proposal.candidate.key] = await self._keep(proposal, known)
@@ -133,15 +170,36 @@ class Experiments:
             elif outcome.artifact is not None:
                 first[outcome.artifact.sha256] = (proposal, outcome.artifact)
         trials = [(p.candidate, artifact, p.score) for p, artifact in first.values()]
-        measured = await self._measure(run, trials) if trials else []
-        results.update((measurement.candidate_key, measurement) for measurement in measured)
-        for (_, artifact, _), measurement in zip(trials, measured, strict=True):
-            run.keep(artifact, measurement)
-        by_artifact = dict(zip(first, measured, strict=True))
+        made = await self._measure(run, trials, builder=builder) if trials else []
+        measured = {measurement.candidate_key: measurement for measurement in made}
+        results |= measured
+        if builder is not None:
+            await self._keep_best(
+                run, [(c, measured[c.key]) for c, *_ in trials if c.key in measured]
+            )
+        else:
+            for candidate, artifact, _ in trials:
+                run.keep(artifact, measured[candidate.key])
         for proposal, sha256 in twins:
-            twin = _renamed(by_artifact[sha256], proposal.candidate)
-            results[proposal.candidate.key] = await self._keep(proposal, twin)
-        return [results[proposal.candidate.key] for proposal in proposals]
+            key = first[sha256][0].candidate.key
+            if key in measured:
+                twin = _renamed(measured[key], proposal.candidate)
+                results[proposal.candidate.key] = await self._keep(proposal, twin)
+        return results
+
+    async def _keep_best(
+        self, run: TaskRun, measured: Sequence[tuple[Candidate, Measurement]]
+    ) -> None:
+        """Build here what a device built, if it is its task's best: all devices have to run it."""
+        timed = [(made.latency_us, c, made) for c, made in measured if made.latency_us is not None]
+        latency_us, candidate, measurement = min(
+            timed, key=lambda one: one[0], default=(math.inf, None, None)
+        )
+        if candidate is None or measurement is None or latency_us >= (run.best_us or math.inf):
+            return
+        outcome = await self.build(run, candidate)
+        if outcome.artifact is not None:
+            run.keep(outcome.artifact, measurement)
 
     async def again(
         self,
@@ -207,7 +265,10 @@ class Experiments:
         run: TaskRun,
         trials: Sequence[tuple[Candidate, Artifact, float | None]],
         evaluator: EvaluatorConfig | None = None,
+        builder: Session | None = None,
     ) -> list[Measurement]:
+        """In the trials' order; if ``builder`` built them, without what that can't measure any
+        more."""
         lab = self._lab
         work = KernelWork(
             run.task.workload_key,
@@ -222,10 +283,15 @@ class Experiments:
             run.pacemaker(),
         )
         with lab.clock.stage("measure"):
-            measurements = await lab.fleet.measure(
-                *(lab.job_id, lab.device.kind, work, trials, lab.clock),
-                built_with=lab.built_with,
-            )
+            if builder is not None:
+                measurements = await lab.fleet.measure_own(
+                    *(lab.job_id, builder, work, trials, lab.clock, lab.built_with)
+                )
+            else:
+                measurements = await lab.fleet.measure(
+                    *(lab.job_id, lab.device.kind, work, trials, lab.clock),
+                    built_with=lab.built_with,
+                )
         for measurement in measurements:
             if measurement.circumstances is not None:
                 lab.clock.add("device busy", measurement.circumstances.busy_s)

@@ -24,6 +24,7 @@ from device_agent.devices.cpu import describe_cpu
 from device_agent.devices.replay import ReplayRunner, describe_replay
 from device_agent.lease_worker import LeaseWorker
 from device_agent.outbox import Outbox
+from device_agent.own_builds import OwnBuilds, compiler_versions
 from device_agent.sayable import sayable
 from device_agent.tally import Tally
 from device_agent.telemetry import read_telemetry
@@ -34,6 +35,7 @@ from protos.records import (
     PROTOCOL_VERSION,
     Acknowledgement,
     Artifact,
+    Built,
     CancelLease,
     Device,
     Goodbye,
@@ -110,11 +112,13 @@ class Agent:
         credentials: Path | None = None,
         outbox: Outbox | None = None,
         restartable: bool = False,
+        build_processes: int = 0,
     ) -> None:
         """``kernels`` runs the candidates (default: the device's CPUs do); ``credentials`` is the
         file of those for mutual TLS; ``outbox`` keeps results (default: in memory);
-        ``restartable`` if something starts this process again when it exits. Raises BadRequest if
-        the credentials don't fit ``address``."""
+        ``restartable`` if something starts this process again when it exits;
+        ``build_processes`` compile what it measures, if the device says what they build with.
+        Raises BadRequest if the credentials don't fit ``address``."""
         rpc.channel(address, credentials).close()
         self._instance = uuid.uuid4().hex[:16]
         self._restartable = restartable
@@ -128,6 +132,7 @@ class Agent:
         self._session: _Session | None = None
         artifacts = ArtifactCache(self._fetch)
         self.worker = LeaseWorker(device, artifacts, self._report, kernels)
+        self._builds = OwnBuilds(device, artifacts, self._report, build_processes)
 
     @property
     def device(self) -> Device:
@@ -152,6 +157,7 @@ class Agent:
         coordinator that does not answer is called again, with growing pauses.
         """
         self.worker.start()
+        self._builds.start()
         if self._credentials is not None:
             threading.Thread(
                 target=self._renew, args=(self._credentials, stop), name="renew", daemon=True
@@ -165,6 +171,7 @@ class Agent:
                 attempt = 0 if registered else attempt + 1
                 stop.wait(reconnect_delay_s(attempt, random.random()))
         finally:
+            self._builds.close()
             self.worker.close()
 
     def _renew(self, credentials: Path, stop: threading.Event) -> None:
@@ -201,6 +208,7 @@ class Agent:
                     self._session = None
                 session.end()
                 self.worker.drop_all()
+                self._builds.drop_all()
             return session.registered
 
     def _converse(self, session: _Session, stop: threading.Event) -> None:
@@ -232,6 +240,10 @@ class Agent:
             raise errors.ProtocolViolation("heartbeats without a pause between them")
         if isinstance(record, Registered):
             self._begin(session, record)
+        elif isinstance(record, Lease) and record.build is not None:
+            if not self._device.builds_with:
+                raise errors.ProtocolViolation("a lease of builds, which this agent does not do")
+            self._builds.submit(record)
         elif isinstance(record, Lease):
             self.worker.submit(record)
         elif isinstance(record, Acknowledgement):
@@ -240,6 +252,7 @@ class Agent:
             self._outbox.acknowledge(record)
         elif isinstance(record, CancelLease):
             self.worker.cancel(record.lease_id)
+            self._builds.cancel(record.lease_id)
             self._outbox.drop(record.lease_id)
         elif isinstance(record, RestartAgent):
             log.warning("device %s: told to restart: %s", self._device.name, record.reason)
@@ -262,10 +275,10 @@ class Agent:
             daemon=True,
         ).start()
 
-    def _report(self, record: Measurement | ModelMeasurement | LeaseFinished) -> None:
+    def _report(self, record: Measurement | ModelMeasurement | Built | LeaseFinished) -> None:
         self.tally.reported(record)
         with self._lock:
-            if not isinstance(record, LeaseFinished):
+            if isinstance(record, Measurement | ModelMeasurement):
                 record = sayable(record)
                 self._outbox.add(record)
             if self._session is not None:
@@ -300,6 +313,7 @@ def run_agent(
     state: Path | None = None,
     supervised: bool = False,
     metrics: str | None = None,
+    build_processes: int = 0,
 ) -> int:
     """Be an agent until SIGTERM or SIGINT; for a process's main thread. Returns its exit code:
     EXIT_RESTART if it is to be started again.
@@ -308,8 +322,8 @@ def run_agent(
     ``replay_s``: run nothing, and take this long for each measurement. ``labels`` are the device's.
     ``credentials`` is the file of those for mutual TLS; loopback needs none. Results that were not
     acknowledged are kept in the folder ``state`` (None: in memory). ``supervised``: something
-    starts this process again when it exits.
-    ``metrics`` is where Prometheus is answered.
+    starts this process again when it exits. ``metrics`` is where Prometheus is answered.
+    ``build_processes`` compile what the device measures.
     Raises BadRequest (BadTarget) or Unavailable for a device that can't be described, and what
     ``Agent.run`` raises.
     """
@@ -329,10 +343,14 @@ def run_agent(
             )
     else:
         device, runner = describe_replay(name, target_json, replay_s), ReplayRunner(replay_s)
+    if build_processes:
+        device = replace(device, builds_with=compiler_versions())
     outbox = Outbox(None if state is None else outbox_file(state, name))
     try:
         device = replace(device, labels=labels or {})
-        agent = Agent(coordinator, device, runner, credentials, outbox, supervised)
+        agent = Agent(
+            *(coordinator, device, runner, credentials, outbox, supervised, build_processes)
+        )
         with contextlib.ExitStack() as stack:
             if metrics is not None:
                 # Most agents need no library of Prometheus' in memory.

@@ -69,6 +69,17 @@ def read_frame(descriptor: int, deadline: float | None = None) -> Frame | None:
     return Frame(header, tuple(_exactly(descriptor, size, deadline) for size in sizes))
 
 
+def take_standard_streams() -> tuple[int, int]:
+    """Move the messages away from descriptors 0 and 1, where libraries print; returns those to read
+    requests from and to write answers to."""
+    requests, answers = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return requests, answers
+
+
 def _exactly(descriptor: int, size: int, deadline: float | None) -> bytes:
     data = _read(descriptor, size, deadline)
     if len(data) < size:

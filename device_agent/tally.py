@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from protos.records import LeaseFinished, Measurement, ModelMeasurement
+from protos.records import Built, LeaseFinished, Measurement, ModelMeasurement
 
 
 class Tally:
@@ -21,7 +21,7 @@ class Tally:
         """The coordinator has registered the device."""
         self.sessions += 1
 
-    def reported(self, record: Measurement | ModelMeasurement | LeaseFinished) -> None:
+    def reported(self, record: Measurement | ModelMeasurement | Built | LeaseFinished) -> None:
         """Something was measured, or a lease has ended."""
         if isinstance(record, Measurement):
             with self._lock:

@@ -25,7 +25,13 @@ from typing import Any, NoReturn
 
 from device_agent import containment, inputs
 from device_agent.forking import Child, ChildOutcome, HangUpError
-from device_agent.frames import Frame, FrameError, read_frame, write_frame
+from device_agent.frames import (
+    Frame,
+    FrameError,
+    read_frame,
+    take_standard_streams,
+    write_frame,
+)
 from device_agent.kernel_child import CHECK, LOAD, Answer, ChildTask, KernelChild, parse_answer
 from device_agent.runtime import Runtime, load_runtime
 from device_agent.workloads import (
@@ -200,16 +206,6 @@ def verdict(
     return MeasurementStatus.CRASHED, f"the child {outcome.how} without an answer"
 
 
-def _take_standard_streams() -> tuple[int, int]:
-    """Move the protocol away from descriptors 0 and 1, where libraries print."""
-    requests, answers = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(2, 1)
-    os.close(null)
-    return requests, answers
-
-
 def _exit(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(0)
 
@@ -232,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     cpus = tuple(int(cpu) for cpu in options.cpus.split(","))
-    requests, answers = _take_standard_streams()
+    requests, answers = take_standard_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the agent decides when we end
     os.sched_setaffinity(0, cpus)
     isolated = containment.leave_network()

@@ -36,6 +36,9 @@ MAX_REQUEST_BYTES = 8192
 MAX_REPEATS = 4096
 """Samples of one candidate."""
 
+MAX_PROGRAM_CHARACTERS = 2 << 20
+"""Of a workload or a trace that an agent builds."""
+
 MAX_CPUS = 4096
 _LARGEST = 2**62
 _INFINITE = math.inf
@@ -82,6 +85,20 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A string for programs, without NUL, of which a piece is worth nothing: never cut."""
+
+    most: int
+
+    def check(self, value: str) -> None:
+        """Raises OutOfBoundsError."""
+        if len(value) > self.most:
+            raise OutOfBoundsError(f" has {len(value)} characters; it may have {self.most}")
+        if "\0" in value:
+            raise OutOfBoundsError(" has a NUL character")
+
+
+@dataclass(frozen=True)
 class Bytes:
     """So many at most, and at least so many if there are any."""
 
@@ -110,7 +127,7 @@ class Number:
             raise OutOfBoundsError(f" is {value}; it may be {self.least:g} to {self.most:g}")
 
 
-Scalar = Name | Text | Bytes | Number
+Scalar = Name | Text | Code | Bytes | Number
 
 
 @dataclass(frozen=True)
@@ -203,6 +220,7 @@ BOUNDS: Mapping[str, Bound] = {
     "not_enforced": Many(64, _WORD),
     "tool_versions": _VERSIONS,
     "engine_versions": _VERSIONS,
+    "builds_with": _VERSIONS,
     "labels": Pairs(64, _WORD, _WORD),  # labels.check_labels allows less, and says how to write it
     "protocol_version": Number(0, 2**31 - 1),
     # the work
@@ -211,6 +229,8 @@ BOUNDS: Mapping[str, Bound] = {
     "dims": Many(64, Number(-1, 2**40)),
     "num_outputs": Number(0, 4096),
     "KernelWork.trials": Many(65536),
+    "builds": Many(256),
+    **dict.fromkeys(("trace_json", "workload_json"), Code(MAX_PROGRAM_CHARACTERS)),
     "variants": Many(1024),
     "outputs": Many(65536),
     "size_bytes": Number(0, MAX_MODEL_BYTES),

@@ -223,6 +223,7 @@ _AGENT_MESSAGES: dict[str, type] = {
     "model_measurement": records.ModelMeasurement,
     "lease_finished": records.LeaseFinished,
     "goodbye": records.Goodbye,
+    "built": records.Built,
 }
 _GATEWAY_MESSAGES: dict[str, type] = {
     "registered": records.Registered,
@@ -268,6 +269,6 @@ def to_gateway_message(record: Any) -> farm_pb2.GatewayMessage:
 def from_gateway_message(message: farm_pb2.GatewayMessage) -> Any:
     """Unwrap what the coordinator sent; raises ProtocolViolation if it is empty or malformed."""
     record = _unwrap(message, _GATEWAY_MESSAGES)
-    if isinstance(record, records.Lease) and (record.kernel is None) == (record.model is None):
+    if isinstance(record, records.Lease) and not record.is_one_work:
         raise ProtocolViolation(f"lease {record.lease_id} must carry one kind of work")
     return record

@@ -128,7 +128,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels", "not_enforced", "board")
+    __slots__ = ("name", "target_json", "cpu_model", "cpus", "num_threads", "emulated", "tool_versions", "host", "cpu_features", "engine_versions", "cache_bytes", "labels", "not_enforced", "builds_with", "board")
     class ToolVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +150,13 @@ class Device(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class BuildsWithEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     TARGET_JSON_FIELD_NUMBER: _ClassVar[int]
     CPU_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +170,7 @@ class Device(_message.Message):
     CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     NOT_ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    BUILDS_WITH_FIELD_NUMBER: _ClassVar[int]
     BOARD_FIELD_NUMBER: _ClassVar[int]
     name: str
     target_json: str
@@ -177,8 +185,9 @@ class Device(_message.Message):
     cache_bytes: int
     labels: _containers.ScalarMap[str, str]
     not_enforced: _containers.RepeatedScalarFieldContainer[str]
+    builds_with: _containers.ScalarMap[str, str]
     board: str
-    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., not_enforced: _Optional[_Iterable[str]] = ..., board: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., target_json: _Optional[str] = ..., cpu_model: _Optional[str] = ..., cpus: _Optional[_Iterable[int]] = ..., num_threads: _Optional[int] = ..., emulated: _Optional[bool] = ..., tool_versions: _Optional[_Mapping[str, str]] = ..., host: _Optional[str] = ..., cpu_features: _Optional[_Iterable[str]] = ..., engine_versions: _Optional[_Mapping[str, str]] = ..., cache_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., not_enforced: _Optional[_Iterable[str]] = ..., builds_with: _Optional[_Mapping[str, str]] = ..., board: _Optional[str] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device", "state", "kind", "measurements", "last_error", "canary_s", "siblings_s")
@@ -278,6 +287,26 @@ class KernelWork(_message.Message):
     pacemaker: Artifact
     def __init__(self, workload_key: _Optional[str] = ..., args: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., num_outputs: _Optional[int] = ..., input_seed: _Optional[int] = ..., reference: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., best_us: _Optional[float] = ..., trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ..., canary: _Optional[_Union[Artifact, _Mapping]] = ..., pacemaker: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
 
+class Build(_message.Message):
+    __slots__ = ("candidate_key", "trace_json")
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    TRACE_JSON_FIELD_NUMBER: _ClassVar[int]
+    candidate_key: str
+    trace_json: str
+    def __init__(self, candidate_key: _Optional[str] = ..., trace_json: _Optional[str] = ...) -> None: ...
+
+class BuildWork(_message.Message):
+    __slots__ = ("workload_key", "workload_json", "builds", "timeout_s")
+    WORKLOAD_KEY_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_JSON_FIELD_NUMBER: _ClassVar[int]
+    BUILDS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    workload_key: str
+    workload_json: str
+    builds: _containers.RepeatedCompositeFieldContainer[Build]
+    timeout_s: float
+    def __init__(self, workload_key: _Optional[str] = ..., workload_json: _Optional[str] = ..., builds: _Optional[_Iterable[_Union[Build, _Mapping]]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
 class ModelVariant(_message.Message):
     __slots__ = ("name", "artifact")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -301,18 +330,20 @@ class ModelWork(_message.Message):
     def __init__(self, variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., examples: _Optional[_Union[Artifact, _Mapping]] = ..., evaluator: _Optional[_Union[EvaluatorConfig, _Mapping]] = ..., num_threads: _Optional[int] = ..., time_parts: _Optional[bool] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("lease_id", "job_id", "expires_s", "kernel", "model")
+    __slots__ = ("lease_id", "job_id", "expires_s", "kernel", "model", "build")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     job_id: str
     expires_s: float
     kernel: KernelWork
     model: ModelWork
-    def __init__(self, lease_id: _Optional[str] = ..., job_id: _Optional[str] = ..., expires_s: _Optional[float] = ..., kernel: _Optional[_Union[KernelWork, _Mapping]] = ..., model: _Optional[_Union[ModelWork, _Mapping]] = ...) -> None: ...
+    build: BuildWork
+    def __init__(self, lease_id: _Optional[str] = ..., job_id: _Optional[str] = ..., expires_s: _Optional[float] = ..., kernel: _Optional[_Union[KernelWork, _Mapping]] = ..., model: _Optional[_Union[ModelWork, _Mapping]] = ..., build: _Optional[_Union[BuildWork, _Mapping]] = ...) -> None: ...
 
 class Telemetry(_message.Message):
     __slots__ = ("temperature_c", "frequency_mhz", "governor", "load_1m", "throttled")
@@ -433,6 +464,20 @@ class ModelMeasurement(_message.Message):
     circumstances: Circumstances
     def __init__(self, lease_id: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[VariantResult, _Mapping]]] = ..., circumstances: _Optional[_Union[Circumstances, _Mapping]] = ...) -> None: ...
 
+class Built(_message.Message):
+    __slots__ = ("lease_id", "candidate_key", "status", "error", "artifact")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    candidate_key: str
+    status: MeasurementStatus
+    error: str
+    artifact: Artifact
+    def __init__(self, lease_id: _Optional[str] = ..., candidate_key: _Optional[str] = ..., status: _Optional[_Union[MeasurementStatus, str]] = ..., error: _Optional[str] = ..., artifact: _Optional[_Union[Artifact, _Mapping]] = ...) -> None: ...
+
 class Registration(_message.Message):
     __slots__ = ("protocol_version", "device", "instance", "restartable")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -468,20 +513,22 @@ class Goodbye(_message.Message):
     def __init__(self) -> None: ...
 
 class AgentMessage(_message.Message):
-    __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished", "goodbye")
+    __slots__ = ("registration", "heartbeat", "measurement", "model_measurement", "lease_finished", "goodbye", "built")
     REGISTRATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
     MODEL_MEASUREMENT_FIELD_NUMBER: _ClassVar[int]
     LEASE_FINISHED_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    BUILT_FIELD_NUMBER: _ClassVar[int]
     registration: Registration
     heartbeat: Heartbeat
     measurement: Measurement
     model_measurement: ModelMeasurement
     lease_finished: LeaseFinished
     goodbye: Goodbye
-    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., measurement: _Optional[_Union[Measurement, _Mapping]] = ..., model_measurement: _Optional[_Union[ModelMeasurement, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    built: Built
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., measurement: _Optional[_Union[Measurement, _Mapping]] = ..., model_measurement: _Optional[_Union[ModelMeasurement, _Mapping]] = ..., lease_finished: _Optional[_Union[LeaseFinished, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., built: _Optional[_Union[Built, _Mapping]] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("session_id", "heartbeat_s")

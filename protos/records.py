@@ -55,7 +55,8 @@ class Device:
     ``cache_bytes`` is the last-level cache of its CPUs, 0 if the system does not say.
     ``labels`` are its owner's; raises BadRequest for those that ``labels.check_labels`` refuses.
     ``not_enforced`` is what its system does not keep kernels from, for people.
-    ``board`` is the model of a single-board computer, empty for everything else.
+    ``builds_with`` are the versions of the compiler with which it builds its own kernels, empty if
+    it builds none. ``board`` is the model of a single-board computer, empty for everything else.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Device:
     cache_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     not_enforced: tuple[str, ...] = ()
+    builds_with: Mapping[str, str] = field(default_factory=dict)
     board: str = ""
 
     def __post_init__(self) -> None:
@@ -250,6 +252,25 @@ class KernelWork:
 
 
 @dataclass(frozen=True)
+class Build:
+    """A candidate to compile."""
+
+    candidate_key: str
+    trace_json: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class BuildWork:
+    """Compile candidates of one workload for the device's own target; each may take
+    ``timeout_s``."""
+
+    workload_key: str
+    workload_json: str = field(repr=False)
+    builds: tuple[Build, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
 class ModelVariant:
     """One way to run the whole model, as a package."""
 
@@ -271,13 +292,20 @@ class ModelWork:
 
 @dataclass(frozen=True)
 class Lease:
-    """Work that one agent holds for a time. Exactly one of ``kernel`` and ``model`` is set."""
+    """Work that one agent holds for a time. Exactly one of ``kernel``, ``model`` and ``build`` is
+    set."""
 
     lease_id: str
     job_id: str
     expires_s: float
     kernel: KernelWork | None = None
     model: ModelWork | None = None
+    build: BuildWork | None = None
+
+    @property
+    def is_one_work(self) -> bool:
+        """Whether it is what a lease must be."""
+        return [self.kernel, self.model, self.build].count(None) == 2
 
 
 # ------------------------------------------------------------------------------- results
@@ -444,6 +472,17 @@ class LeaseFinished:
     error: str = ""
     canary_ratio: float | None = None
     canary_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of a candidate in the agent's compiler; ``artifact`` is None unless it is OK."""
+
+    lease_id: str
+    candidate_key: str
+    status: MeasurementStatus
+    error: str = ""
+    artifact: Artifact | None = None
 
 
 @dataclass(frozen=True)

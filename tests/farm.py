@@ -74,6 +74,7 @@ def start_agent(
     cpus: str | None = None,
     replay: str | None = None,
     labels: Sequence[str] = (),
+    build: int = 0,
 ) -> subprocess.Popen[bytes]:
     """`tunefarm agent` as a user starts it."""
     command = [
@@ -81,6 +82,7 @@ def start_agent(
         *("--coordinator", f"127.0.0.1:{port}", "--name", name, "--target", target_json),
         *(("--cpus", cpus) if cpus else ()),
         *(("--replay", replay) if replay else ()),
+        *(("--build", str(build)) if build else ()),
         *(part for label in labels for part in ("--label", label)),
     ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -94,9 +96,10 @@ def agent(
     cpus: str | None = None,
     replay: str | None = None,
     labels: Sequence[str] = (),
+    build: int = 0,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that is stopped at the end, unless the test has killed it."""
-    process = start_agent(port, name, target_json, cpus, replay, labels)
+    process = start_agent(port, name, target_json, cpus, replay, labels, build)
     try:
         yield process
     finally:

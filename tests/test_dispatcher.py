@@ -72,6 +72,31 @@ def test_a_batch_for_an_absent_kind_does_not_hold_up_others() -> None:
     assert assign([Waiting(1, "gpu", 4), Waiting(2, "cpu", 1)], [A]) == [Assignment(2, "a", 1)]
 
 
+PARTICULAR = [(), (Waiting(9, "cpu", 0, barred=frozenset("z")),)]
+"""With a batch that makes `assign` look at every device for each lease, and without one."""
+
+
+@pytest.mark.parametrize("besides", PARTICULAR, ids=["all", "some"])
+def test_what_a_device_built_waits_for_that_device(besides: tuple[Waiting, ...]) -> None:
+    own = Waiting(1, "cpu", 40, only="b")
+    assert assign([own, *besides], [A]) == []
+    assert assign([own, *besides], [A, Seat("b", "cpu", LEASES_PER_DEVICE)]) == []
+    assert assign([own, *besides], [A, Seat("b", "cpu", 0, set_aside=True)]) == []
+    assert assign([own, *besides], [A, B]) == [Assignment(1, "b", 16)] * 2
+
+
+@pytest.mark.parametrize("besides", PARTICULAR, ids=["all", "some"])
+def test_what_a_device_built_has_its_turn_beside_what_others_may_have(
+    besides: tuple[Waiting, ...],
+) -> None:
+    own = Waiting(1, "cpu", 40, only="b", job_id="own")
+    shared = Waiting(2, "cpu", 64, job_id="shared")
+    given = assign([own, shared, *besides], [A, B])
+    assert [(a.batch_id, a.session_id) for a in given] == [(1, "b"), (2, "a"), (1, "b"), (2, "a")]
+    given = assign([own, shared, *besides], [A, B], {"own": 99.0})
+    assert [(a.batch_id, a.session_id) for a in given] == [(2, "a"), (2, "b"), (2, "a"), (2, "b")]
+
+
 def shares(weights: dict[str, float], leases: int) -> dict[str, int]:
     """How many trials each of several jobs that always want more gets of so many leases."""
     had: dict[str, float] = {}

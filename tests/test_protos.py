@@ -76,6 +76,7 @@ DEVICE = records.Device(
     cache_bytes=2 << 20,
     labels={"rack": "3"},
     not_enforced=("the network",),
+    builds_with={"tvm": "0.27.0"},
     board="Raspberry Pi 5 Model B Rev 1.0",
 )
 BARE_DEVICE = records.Device("d", "{}", "", (), 1)
@@ -123,6 +124,8 @@ MODEL = records.ModelWork(
     num_threads=2,
     time_parts=True,
 )
+BUILD = records.Build("c1", "[[], []]")
+BUILDS = records.BuildWork("w", '{"root":1}', (BUILD, records.Build("c2", "")), 60.0)
 OUTPUT = records.OutputError("y", 0.75, 0.5)
 VARIANT = records.VariantResult(
     *("tuned", records.MeasurementStatus.WRONG_OUTPUT, (0.25, 0.5), "differs", 0.75, 0.5, "y"),
@@ -212,6 +215,11 @@ FULL: list[Any] = [
     MODEL,
     records.Lease("l1", "j1", 30.5, kernel=KERNEL),
     records.Lease("l1", "j1", 30.5, model=MODEL),
+    BUILD,
+    BUILDS,
+    records.Lease("l1", "j1", 30.5, build=BUILDS),
+    records.Built("l1", "c1", records.MeasurementStatus.BUILD_ERROR, "no such loop"),
+    records.Built("l1", "c1", records.MeasurementStatus.OK, "", DATA),
     TELEMETRY,
     CIRCUMSTANCES,
     records.Measurement(
@@ -266,6 +274,9 @@ MINIMAL: list[Any] = [
     BARE_KERNEL,
     records.ModelVariant("", REFERENCE),
     records.ModelWork((), REFERENCE, records.EvaluatorConfig(), 0),
+    records.Build("", ""),
+    records.BuildWork("", "", (), 0.0),
+    records.Built("", "", records.MeasurementStatus.OK),
     records.Lease("l1", "", 0.0),
     records.Telemetry(),
     COLD,
@@ -383,6 +394,7 @@ AGENT_SAYS = [
     records.Heartbeat(TELEMETRY),
     records.Measurement("w", "c", records.MeasurementStatus.OK),
     records.ModelMeasurement("l1", (VARIANT,), CIRCUMSTANCES),
+    records.Built("l1", "c", records.MeasurementStatus.OK, "", DATA),
     records.LeaseFinished("l1"),
     records.Goodbye(),
 ]
@@ -390,6 +402,7 @@ GATEWAY_SAYS = [
     records.Registered("s1", 2.5),
     records.Lease("l1", "j1", 30.0, kernel=KERNEL),
     records.Lease("l1", "j1", 30.0, model=MODEL),
+    records.Lease("l1", "j1", 30.0, build=BUILDS),
     records.Acknowledgement("l1"),
     records.CancelLease("l1"),
     records.RestartAgent("its canary failed"),

@@ -15,6 +15,9 @@ from protos.records import (
     PROTOCOL_VERSION,
     Acknowledgement,
     Artifact,
+    Build,
+    BuildWork,
+    Built,
     CancelLease,
     Circumstances,
     Device,
@@ -93,6 +96,8 @@ def agents_messages(device: Device, lease_id: str) -> list[Message]:
         answer,
         replace(answer, status=MeasurementStatus.CRASHED, repeats_s=(), error="SIGSEGV"),
         ModelMeasurement(lease_id, (variant,), answer.circumstances),
+        Built(lease_id, "c" * 64, MeasurementStatus.OK, "", ARTIFACT),
+        Built(lease_id, "c" * 64, MeasurementStatus.BUILD_ERROR, "no such loop"),
         LeaseFinished(lease_id, "", 1.0),
         LeaseFinished(lease_id, "no such artifact"),
         Goodbye(),
@@ -110,11 +115,13 @@ def leases(lease_id: str) -> list[Lease]:
     model = ModelWork(
         (ModelVariant("tuned-0", LARGE.without_data()),), ARTIFACT, EvaluatorConfig(), 1
     )
+    builds = BuildWork("w" * 64, '{"root":1}', (Build("c" * 64, ""),), 60.0)
     watched = replace(kernel, canary=ARTIFACT, pacemaker=ARTIFACT, args=CANARY_ARGS * 2)
     return [
         Lease(lease_id, "j-1", 60.0, kernel=kernel),
         Lease(lease_id, "j-1", 60.0, kernel=watched),
         Lease(lease_id, "j-1", 60.0, model=model),
+        Lease(lease_id, "j-1", 60.0, build=builds),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from coordinator.cli import agent_bundle, enroll
 from coordinator.cli import options as shared
+from protos.errors import BadRequest
 
 _EPILOG = """\
 examples:
@@ -23,9 +24,11 @@ examples:
   tunefarm agent --name right --cpus 1 --target '{"kind":"llvm","mcpu":"znver4","num-cores":1}'
   # what reports reckon with: the price of an hour, and the power that it draws
   tunefarm agent --label price-per-hour=0.35 --label watts=7.5 --label rack=3
+  # a server with the compiler, which builds what it measures in four processes
+  tunefarm agent --build 4
   # a device for tests of a farm, which needs a tenth of a second for a kernel and runs none:
   tunefarm agent --name replayed --replay 100ms
-It needs no compiler: `tunefarm agent bundle` has all that it needs.
+It needs no compiler but for --build: `tunefarm agent bundle` has all that it needs.
 """
 
 
@@ -71,6 +74,16 @@ def add_parser(commands: Any) -> None:
     )
     shared.add_labels(parser)
     parser.add_argument(
+        "--build",
+        type=shared.positive,
+        nargs="?",
+        const=1,
+        metavar="PROCESSES",
+        help="build what is measured here, in so many processes (1 if no number is given; each "
+        "takes about 300 MB), instead of having the coordinator do it; needs the compiler of the "
+        "coordinator's version, tunefarm[agent,compiler]",
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         metavar="FOLDER",
@@ -100,6 +113,13 @@ def run(options: argparse.Namespace) -> int:
     """Serve the coordinator until SIGINT or SIGTERM."""
     from device_agent.agent import run_agent
 
+    if options.build and options.replay is not None:
+        raise BadRequest("a replay device runs nothing, and builds nothing: leave --build out")
+    if options.build and options.build > (os.cpu_count() or 1):
+        raise BadRequest(
+            f"--build {options.build}: this machine has {os.cpu_count()} CPUs; more processes than "
+            "that build nothing faster"
+        )
     target = options.target
     if target is None and importlib.util.find_spec("tvm") is not None:
         # The compiler knows this CPU better, and `tunefarm tune` asks it, too.
@@ -120,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
         None if options.die_with_parent else options.state or _state_folder(),
         options.supervised,
         options.metrics,
+        options.build or 0,
     )
 
 

@@ -17,7 +17,7 @@ class Waiting:
     """Trials of one batch of a job that wait for a device; ``needs`` is the kind of device they are
     for, ``weight`` the job's part where several want the same devices. ``barred`` are sessions of
     devices that the job did not ask for; ``alone``: no other job's lease is to be on a device with
-    one of its own."""
+    one of its own; ``only`` is the one session that may have it, empty for any."""
 
     batch_id: int
     needs: str
@@ -27,6 +27,7 @@ class Waiting:
     weight: float = 1.0
     barred: frozenset[str] = frozenset()
     alone: bool = False
+    only: str = ""
 
     def cost(self, trials: int) -> float:
         """What so many trials of it add to what its job has had."""
@@ -86,7 +87,7 @@ def _among_all(
     seating, turns = _Seating(seats), _Turns(waiting, had)
     assignments: list[Assignment] = []
     while (batch := turns.first()) is not None and seating.any_left:
-        found = seating.idlest(batch.needs)
+        found = seating.this(batch.only) if batch.only else seating.idlest(batch.needs)
         if found is None:
             turns.drop(batch)
             continue
@@ -94,7 +95,7 @@ def _among_all(
         count = _share(batch, turns.left(batch), equals, turns.waiting[batch.needs])
         cost = batch.cost(count)
         assignments.append(Assignment(batch.batch_id, session_id, count, cost))
-        seating.take(batch.needs)
+        seating.take(session_id)
         turns.give(batch, count, cost)
     return assignments
 
@@ -114,6 +115,8 @@ def _among_some(
     while todo:
         batch = min(todo, key=lambda batch: parts.get(batch.job_id, 0.0))  # the first of equals
         asked_for = able.get(batch.needs, [])
+        if batch.only:
+            asked_for = [batch.only] if batch.only in asked_for else []
         if batch.barred:
             asked_for = [s for s in asked_for if s not in batch.barred]
         free = [s for s in asked_for if leases[s] < LEASES_PER_DEVICE and sharing.may(batch, s)]
@@ -195,34 +198,47 @@ class _Seating:
     """The devices that could take a lease now, those with the fewest leases first."""
 
     def __init__(self, seats: Sequence[Seat]) -> None:
-        self._free: dict[str, list[tuple[int, int, str]]] = {}  # heaps: leases, place, session
+        self._seats = {seat.session_id: (place, seat.serves) for place, seat in enumerate(seats)}
+        self._leases: dict[str, int] = {}  # of those that could take one
+        # Heaps: leases, place, session. One whose leases are others by now is passed over.
+        self._free: dict[str, list[tuple[int, int, str]]] = {}
         self._equals: Counter[tuple[str, int]] = Counter()  # devices of a kind with so many leases
-        self.any_left = 0
-        for place, seat in enumerate(seats):
+        for seat in seats:
             if not seat.set_aside and seat.leases < LEASES_PER_DEVICE:
-                self._add(seat.serves, seat.leases, place, seat.session_id)
+                self._add(seat.session_id, seat.leases)
 
-    def _add(self, kind: str, leases: int, place: int, session_id: str) -> None:
+    def _add(self, session_id: str, leases: int) -> None:
+        place, kind = self._seats[session_id]
+        self._leases[session_id] = leases
         heapq.heappush(self._free.setdefault(kind, []), (leases, place, session_id))
         self._equals[kind, leases] += 1
-        self.any_left += 1
+
+    @property
+    def any_left(self) -> bool:
+        """Whether any device could take a lease."""
+        return bool(self._leases)
 
     def idlest(self, kind: str) -> tuple[str, int] | None:
         """The first of the devices with the fewest leases, and how many those are; None: there is
         no device."""
-        free = self._free.get(kind)
+        free = self._free.get(kind, [])
+        while free and self._leases.get(free[0][2]) != free[0][0]:
+            heapq.heappop(free)
         if not free:
             return None
         leases, _place, session_id = free[0]
         return session_id, self._equals[kind, leases]
 
-    def take(self, kind: str) -> None:
-        """Give a lease to the idlest."""
-        leases, place, session_id = heapq.heappop(self._free[kind])
+    def this(self, session_id: str) -> tuple[str, int] | None:
+        """This device, alone, if it could take a lease."""
+        return (session_id, 1) if session_id in self._leases else None
+
+    def take(self, session_id: str) -> None:
+        """Give a lease to one that could take it."""
+        kind, leases = self._seats[session_id][1], self._leases.pop(session_id)
         self._equals[kind, leases] -= 1
-        self.any_left -= 1
         if leases + 1 < LEASES_PER_DEVICE:
-            self._add(kind, leases + 1, place, session_id)
+            self._add(session_id, leases + 1)
 
 
 class _Turns:

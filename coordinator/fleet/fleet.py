@@ -17,7 +17,8 @@ from coordinator.fleet.answers import check_measurement, check_model_measurement
 from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Outstanding, PendingTrial
 from coordinator.fleet.medic import Medic
-from coordinator.fleet.queue import Queue
+from coordinator.fleet.own_builds import OwnBuilds
+from coordinator.fleet.queue import BuilderGoneError, Queue
 from coordinator.fleet.registry import SILENCE_S, Registry, Session
 from coordinator.fleet.set_aside import SIBLINGS
 from coordinator.selection import Selector
@@ -67,6 +68,7 @@ class Fleet:
         self._log = tuning_log
         self._commits = GroupCommit(tuning_log)
         self.queue = Queue(self.registry)
+        self.own_builds = OwnBuilds(self.registry)
         self.lease_log = LeaseLog(tuning_log, self._commits)
         self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
 
@@ -97,24 +99,47 @@ class Fleet:
         ``clock`` as the stage ``transfer``. Measurements that are not ``kept`` are not written into
         the log.
         """
-        loop = asyncio.get_running_loop()
-        pending = [
-            PendingTrial(candidate, artifact, score, loop.create_future())
-            for candidate, artifact, score in trials
-        ]
         if kept:
             self._last_work[kind] = work
-        batch_id = self.queue.add(
-            Batch(
-                *(job_id, kind, work, list(pending), clock),
-                kept=kept,
-                built_with=built_with or {},
-            )
+        batch = Batch(
+            *(job_id, kind, work, _pending(trials), clock), kept=kept, built_with=built_with or {}
         )
+        results = [trial.result for trial in batch.waiting]
+        batch_id = self.queue.add(batch)
         try:
-            return list(await asyncio.gather(*(trial.result for trial in pending)))
+            return list(await asyncio.gather(*results))
         finally:
             self.queue.drop(batch_id)
+
+    async def measure_own(
+        self,
+        job_id: str,
+        builder: Session,
+        work: KernelWork,
+        trials: Sequence[tuple[Candidate, Artifact, float | None]],
+        clock: StageClock,
+        built_with: Mapping[str, str],
+    ) -> list[Measurement]:
+        """As ``measure``, on the device that built them; without those that it can't make because
+        it is gone or gets no work now."""
+        batch = Batch(
+            *(job_id, builder.device.kind, work, _pending(trials), clock),
+            built_with=built_with,
+            builder=builder,
+        )
+        results = [trial.result for trial in batch.waiting]
+        batch_id = self.queue.add(batch)
+        try:
+            answers = await asyncio.gather(*results, return_exceptions=True)
+        finally:
+            self.queue.drop(batch_id)
+        made = []
+        for answer in answers:
+            if isinstance(answer, Measurement):
+                made.append(answer)
+            elif not isinstance(answer, BuilderGoneError):
+                raise answer
+        return made
 
     async def measure_model(self, job_id: str, kind: str, work: ModelWork) -> ModelMeasurement:
         """Check and time variants of a whole model in one run on one device of this kind.
@@ -245,6 +270,7 @@ class Fleet:
         """A device is gone: what it held goes to others. ``blameless``: none of that was why."""
         blameless = blameless or session.said_goodbye
         self.registry.leave(session, why)
+        self.own_builds.left(session)
         if not blameless:
             self.medic.vanished(session.device)
         await self._take_back(session, why, blameless)
@@ -385,6 +411,8 @@ class Fleet:
     async def finished(self, session: Session, message: LeaseFinished) -> None:
         """A device is done with a lease, or says that it can't do it; said again, it changes
         nothing."""
+        if self.own_builds.finished(session, message):
+            return
         self.lease_log.ended(message.lease_id, session.device.name)
         held = self.queue.leases.known(message.lease_id)
         if held is None or held.session is not session or held.said_finished:
@@ -468,7 +496,17 @@ class Fleet:
                 if not held.batch.health_check:
                     await self.medic.failed(held.session, held.lease.lease_id, why)
         self.medic.look()
+        self.queue.abandon_builds()
         self.queue.dispatch()
+
+
+def _pending(
+    trials: Sequence[tuple[Candidate, Artifact, float | None]],
+) -> list[PendingTrial]:
+    create = asyncio.get_running_loop().create_future
+    return [
+        PendingTrial(candidate, artifact, score, create()) for candidate, artifact, score in trials
+    ]
 
 
 def _lost(held: Outstanding, trial: PendingTrial, why: str) -> Measurement:

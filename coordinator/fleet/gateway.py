@@ -17,6 +17,7 @@ from protos.records import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
     Acknowledgement,
+    Built,
     Goodbye,
     Heartbeat,
     Lease,
@@ -65,7 +66,7 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
         try:
             await self._fleet.joined(session)
             while (message := await session.outbox.get()) is not None:
-                if isinstance(message, Lease) and not await self._fleet.keep(message.lease_id):
+                if not await self._may_go(message):
                     continue
                 self.acknowledged += isinstance(message, Acknowledgement)
                 with self._sending(message):
@@ -82,6 +83,12 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
             # A session that we ended, as it broke the contract or the log was away, took no device.
             ended_by_us = isinstance(failure, FarmError)
             await asyncio.shield(self._fleet.left(session, why, blameless=ended_by_us))
+
+    async def _may_go(self, message: object) -> bool:
+        """A lease of measurements goes when it is in the log, if it is waited for by then."""
+        if not isinstance(message, Lease) or message.build is not None:
+            return True
+        return await self._fleet.keep(message.lease_id)
 
     @staticmethod
     async def _registration(messages: AsyncIterator[farm_pb2.AgentMessage]) -> Registration:
@@ -122,6 +129,8 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
             await self._fleet.received(session, [message])
         elif isinstance(message, ModelMeasurement):
             await self._fleet.received_model(session, message)
+        elif isinstance(message, Built):
+            self._fleet.own_builds.received(session, message)
         elif isinstance(message, LeaseFinished):
             await self._fleet.finished(session, message)
         elif isinstance(message, Goodbye):

@@ -52,6 +52,7 @@ class Batch:
     an operator: the log does not get them. ``built_with`` are the versions of the tools that built
     the artifacts, as a part of a measurement's circumstances. ``parts`` are batches that were taken
     out of this one, by their ids, and end with it. A ``health_check`` is never repeated.
+    ``builder`` is the device that built the artifacts, and alone may have them (None: all may).
     """
 
     job_id: str
@@ -66,6 +67,7 @@ class Batch:
     built_with: Mapping[str, str] = field(default_factory=dict)
     parts: list[int] = field(default_factory=list)
     health_check: bool = False
+    builder: Session | None = None
 
     @property
     def left(self) -> int:
@@ -156,8 +158,9 @@ def artifacts(lease: Lease) -> list[Artifact]:
     return [lease.model.examples, *(variant.artifact for variant in lease.model.variants)]
 
 
-def as_it_travels(lease: Lease, session: Session) -> Lease:
-    """The lease as it travels: small artifacts new to the session carry their bytes."""
+def as_it_travels(lease: Lease, session: Session, built_there: bool = False) -> Lease:
+    """The lease as it travels: small artifacts new to the session carry their bytes, but not those
+    of trials that were ``built_there``."""
 
     def travel(artifact: Artifact) -> Artifact:
         if artifact.size_bytes > MAX_INLINE_BYTES or artifact.sha256 in session.sent_artifacts:
@@ -177,6 +180,9 @@ def as_it_travels(lease: Lease, session: Session) -> Lease:
         session.sent_artifacts.add(artifact.sha256)
         return travelling
 
+    def of_trial(artifact: Artifact) -> Artifact:
+        return artifact.without_data() if built_there else travel(artifact)
+
     kernel = lease.kernel
     return replace(
         lease,
@@ -185,6 +191,6 @@ def as_it_travels(lease: Lease, session: Session) -> Lease:
             reference=once(kernel.reference),
             canary=once(kernel.canary) if kernel.canary is not None else None,
             pacemaker=once(kernel.pacemaker) if kernel.pacemaker is not None else None,
-            trials=tuple(replace(t, artifact=travel(t.artifact)) for t in kernel.trials),
+            trials=tuple(replace(t, artifact=of_trial(t.artifact)) for t in kernel.trials),
         ),
     )

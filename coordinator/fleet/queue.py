@@ -26,6 +26,10 @@ DISPATCH_PAUSE = 9.0
 """After dispatching, times what that took. A thousand devices take some milliseconds."""
 
 
+class BuilderGoneError(Exception):
+    """The device that built a program, and alone may have it, can't measure it now."""
+
+
 class Queue:
     """The batches of all jobs, and the leases that devices hold. Lives on the event loop."""
 
@@ -90,6 +94,20 @@ class Queue:
             found[batch.kind] += batch.left
         return found
 
+    def abandon_builds(self) -> None:
+        """Let go of trials that wait for a device that built them and can't have them any more: it
+        is gone, or gets no work now. Their futures raise BuilderGoneError."""
+        for batch in self._batches.values():
+            builder = batch.builder
+            if builder is None or not batch.waiting:
+                continue
+            here = builder.session_id in self._registry.sessions
+            if not here or self._registry.withheld(builder.device.name):
+                abandoned, batch.waiting = batch.waiting, []
+                for trial in abandoned:
+                    if not trial.result.done():
+                        trial.result.set_exception(BuilderGoneError(builder.device.name))
+
     def set_apart(self, batch: Batch, trial: PendingTrial) -> None:
         """Let a trial of a batch wait by itself."""
         batch_id = next(self._batch_ids)
@@ -131,6 +149,7 @@ class Queue:
                 self._weights.get(batch.job_id, 1.0),
                 barred[batch.job_id],
                 terms[batch.job_id].exclusive,
+                batch.builder.session_id if batch.builder else "",
             )
             for key, batch in self._batches.items()
             if batch.left
@@ -177,7 +196,7 @@ class Queue:
             lease = Lease(lease_id, batch.job_id, LEASE_SLACK_S + rounds, model=batch.work)
         deadline = time.monotonic() + lease.expires_s
         self.leases.add(Outstanding(lease, batch, session, deadline, trials))
-        session.outbox.put_nowait(as_it_travels(lease, session))
+        session.outbox.put_nowait(as_it_travels(lease, session, batch.builder is session))
 
 
 def _kernel(work: KernelWork, taken: Sequence[PendingTrial]) -> KernelWork:

@@ -32,6 +32,7 @@ def upsert(connection: sa.Connection, device: Device) -> None:
                 engine_versions=clean_tools(device.engine_versions),
                 board=clean(device.board),
                 labels={},  # they have a table of their own
+                builds_with={},  # of interest while it is connected
             )
         ),
         "last_seen_at": now(),
