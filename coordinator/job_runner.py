@@ -219,6 +219,9 @@ class JobRunner:
         self._tuner = tuner = Tuner(
             lab, imported.all_tasks, search, learning, self._progress, imported.variants
         )
+        await self._set(stage="hearing what devices have measured meanwhile")
+        self._fleet.late_results.listen(job_id, tuner.take_late)
+        await self._fleet.late_results.hear_out(job_id)
         await self._set(stage="reading the tuning log")
         await tuner.remember()
         if self._from_log is None:

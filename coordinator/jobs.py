@@ -228,6 +228,7 @@ class Jobs:
         finally:
             del self._running[job_id]
             self._fleet.queue.forget_job(job_id)
+            self._fleet.late_results.forget(job_id)
             self._changes.set()
 
     async def _outcome(self, held: _Running) -> None:

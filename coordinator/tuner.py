@@ -94,9 +94,24 @@ class Tuner:
             run.seeds = seeds.to_time_again(run.doubtful)
             if not run.seeds and not run.tried():
                 run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
+        self.counts = TrialCounts()  # with what came late meanwhile
+        for run in self.runs:
             self._count_known(run.tried())
         self._compose()
         await self._learning.adopt()
+
+    def take_late(self, results: Sequence[tuple[Candidate, Measurement]]) -> None:
+        """Results of leases that an earlier run of this job gave, which have come only now."""
+        runs = {run.task.workload_key: run for run in self.runs}
+        for candidate, measurement in results:
+            run = runs.get(candidate.workload_key)
+            if run is None or measurement.status is MeasurementStatus.SUSPECT:
+                continue
+            outcome = Outcome(candidate, measurement.latency_us)
+            known = len(run.tried())
+            run.note(outcome)
+            self._count_known(run.tried()[known:])
+        self._changed()
 
     def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
         """Candidates that are fast on other kinds of device."""
@@ -303,10 +318,12 @@ class Tuner:
             # No trial: the log does not count it either, so a second run would have one to make.
             if measurement.status is not MeasurementStatus.SUSPECT
         ]
+        # What came late from an earlier run was counted then.
+        new = [one for one in known if one[0].candidate.key not in run.outcomes]
         for outcome, _ in known:
             run.note(outcome)
-        ok = sum(measurement.ok for _, measurement in known)
-        self._count(ok, len(known) - ok)
+        ok = sum(measurement.ok for _, measurement in new)
+        self._count(ok, len(new) - ok)
         if run.best_us is not None:
             run.best_after.append(run.best_us)
         self._compose()

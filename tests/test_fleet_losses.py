@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
+from coordinator.fleet import late_results
 from coordinator.fleet.fleet import MAX_ATTEMPTS
 from coordinator.tuning_log import TuningLog
 from protos.errors import LogUnavailable
-from protos.records import Acknowledgement, Goodbye, Lease, LeaseFinished, Measurement
+from protos.records import (
+    Acknowledgement,
+    Candidate,
+    Goodbye,
+    Heartbeat,
+    Lease,
+    LeaseFinished,
+    Measurement,
+    Telemetry,
+)
 from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
 from tests.kernels import kernel
 from tests.test_fleet import TARGET, WORKLOAD, FakeAgent, Status, _logged, _measure
@@ -69,6 +79,57 @@ def test_a_result_is_kept_once_though_the_coordinator_was_restarted(tmp_path: Pa
                 assert await after.receive() == Acknowledgement(lease.lease_id, key)
             assert _logged(fleet, kind) == [Status.CRASHED]
             await after.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_waits_for_what_was_measured_while_its_coordinator_was_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            fake = await newcomer(fleet)
+            lease = await leased(fake)
+            measuring.cancel()
+            await fake.vanish()
+        (key,) = keys(lease)
+        async with real_fleet(tmp_path) as fleet:
+            late = fleet.fleet.late_results
+            told: list[tuple[str, Status]] = []
+
+            def listen(found: Sequence[tuple[Candidate, Measurement]]) -> None:
+                told.extend((candidate.key, result.status) for candidate, result in found)
+
+            late.listen(lease.job_id, listen)
+            waiting = asyncio.create_task(late.hear_out(lease.job_id))
+            await asyncio.wait_for(late.hear_out("another job"), 1.0)  # has nothing to wait for
+            after = await newcomer(fleet)
+            await after.send(Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id))
+            assert await after.receive() == Acknowledgement(lease.lease_id, key)
+            assert told == [(key, Status.CRASHED)]
+            assert not waiting.done()
+            await after.send(Heartbeat(Telemetry()))
+            await asyncio.wait_for(waiting, PATIENCE_S)
+            late.forget(lease.job_id)
+            await after.send(Measurement(WORKLOAD, key, Status.CRASHED, lease_id=lease.lease_id))
+            await after.receive()
+            assert len(told) == 1
+            await after.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_does_not_wait_for_ever_for_a_device_that_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            fake = await newcomer(fleet)
+            lease = await leased(fake)
+            await lose(fleet, fake)
+            monkeypatch.setattr(late_results, "LONGEST_ABSENCE_S", 0.5)
+            await asyncio.wait_for(fleet.fleet.late_results.hear_out(lease.job_id), PATIENCE_S)
+            measuring.cancel()
 
     asyncio.run(scenario())
 

@@ -147,7 +147,7 @@ def test_what_is_said_out_of_order_or_again_changes_nothing(tmp_path: Path) -> N
         assert await still_there(bad)
         assert await still_there(good)
         assert _logged(fleet, bad.device.kind) == [Status.OK]
-        assert fleet.fleet.leases.held(lease.lease_id) is not None, "nobody else ended it"
+        assert fleet.fleet.queue.leases.held(lease.lease_id) is not None, "nobody else ended it"
         await bad.send(LeaseFinished(lease.lease_id))
         await bad.send(answer(bad, lease, 1))  # after it said that it was done
         while not isinstance(said := await bad.receive(), Acknowledgement):
@@ -240,7 +240,7 @@ def test_a_lease_is_finished_once(tmp_path: Path) -> None:
     """Said again and again, it would set the device aside and give its trials more attempts."""
 
     async def scenario(fleet: RealFleet, bad: FakeAgent, lease: Lease, good: FakeAgent) -> None:
-        held = fleet.fleet.leases.held(lease.lease_id)
+        held = fleet.fleet.queue.leases.held(lease.lease_id)
         assert held is not None
         for _ in range(20):
             await bad.send(LeaseFinished(lease.lease_id, "the canary drifts", 9.0))

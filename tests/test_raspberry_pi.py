@@ -112,7 +112,7 @@ def test_code_for_a_newer_core_crashes_and_the_agent_goes_on(board: Board, tmp_p
     asyncio.run(run())
 
 
-def test_a_pi_and_an_x86_machine_get_a_package_each(
+def test_one_job_gives_a_pi_and_an_x86_machine_a_package_each(
     board: Board,
     farm: SecureFarm,  # noqa: F811 - pytest's way to ask for a fixture
     tmp_path: Path,
@@ -137,24 +137,27 @@ def test_a_pi_and_an_x86_machine_get_a_package_each(
         agent(other, *joining(farm, "here", farm.enrolled("here", "agent"), here)),
         FarmClient(farm.plain) as client,
     ):
-        model = small_model()
-        wheels = {}
-        for target, name in ((PI_4, "pi"), (here, "here")):
+        model, targets = small_model(), (PI_4, here)
+        for target in targets:
             until(lambda t=target: any(s.device.target_json == t for s in client.devices()))  # type: ignore[misc]
-            spec = JobSpec(f"small_{name}", sha256_hex(model), target, trials=4)
-            *_, job = client.watch(client.submit(spec, model).job_id)
-            assert job.state is JobState.DONE, job.error
-            assert job.result is not None
-            assert job.result.max_rel_error <= 1e-4
-            assert job.trials.ok > 0
-            wheels[name] = tmp_path / job.result.package_filename
-            wheels[name].write_bytes(client.package(job.job_id))
+        spec = JobSpec("small", sha256_hex(model), "", trials=4, targets=targets)
+        *_, job = client.watch(client.submit(spec, model).job_id)
+        assert job.state is JobState.DONE, job.error
+        wheels = {}
+        for part in job.parts:
+            assert part.state is JobState.DONE, part.error
+            assert part.result is not None
+            assert part.result.max_rel_error <= 1e-4
+            assert part.trials.ok > 0
+            wheels[part.spec.target_json] = tmp_path / part.result.package_filename
+            wheels[part.spec.target_json].write_bytes(client.package(part.job_id))
+        assert set(wheels) == set(targets)
         devices = {status.device.name: status.device for status in client.devices()}
     assert (devices["pi-1"].emulated, devices["here"].emulated) == (True, False)
-    assert "aarch64" in wheels["pi"].name
+    assert "aarch64" in wheels[PI_4].name
     outputs = [
-        run_package(board, wheels["pi"], "small_pi", tmp_path),
-        run_package(other, wheels["here"], "small_here", tmp_path),
+        run_package(board, wheels[PI_4], tmp_path / "pi"),
+        run_package(other, wheels[here], tmp_path / "here"),
     ]
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-6)
 
@@ -170,18 +173,18 @@ USE = """
 import json, sys
 sys.path[:0] = sys.argv[1:2]
 import numpy as np
-model = __import__(sys.argv[2]).Model()
+model = __import__("small").Model()
 x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(4, 16)
 print(json.dumps(model.run({"x": x})["y"].tolist()))
 """
 
 
-def run_package(machine: Board, wheel: Path, name: str, folder: Path) -> np.ndarray[Any, Any]:
+def run_package(machine: Board, wheel: Path, folder: Path) -> np.ndarray[Any, Any]:
     """What the model in a package gives on this machine."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / name)
+        archive.extractall(folder)
     done = subprocess.run(
-        [str(machine.python), "-c", USE, str(folder / name), name],
+        [str(machine.python), "-c", USE, str(folder)],
         env=machine.environment,
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ def test_a_job_is_measured_where_its_conditions_hold_and_says_why_it_waits(tmp_p
     async def scenario() -> None:
         async with real_fleet(tmp_path) as farm:
             job_id = farm.job_with(WORK.workload_key, ARGS)
-            farm.fleet.set_terms(job_id, Terms(where("rack=2")))
+            farm.fleet.queue.set_terms(job_id, Terms(where("rack=2")))
             with agent(farm.port, "left", TARGET, replay="5ms", labels=["rack=1"]):
                 device = await asyncio.wait_for(farm.fleet.device_for(where("rack=1")), PATIENCE_S)
                 measuring = asyncio.create_task(measure(farm, job_id, LETTERS))
@@ -48,7 +48,7 @@ def test_an_exclusive_job_and_another_are_never_on_a_device_together(tmp_path: P
     async def scenario() -> None:
         async with real_fleet(tmp_path) as farm:
             jobs = [farm.job_with(WORK.workload_key, ARGS) for _ in range(2)]
-            farm.fleet.set_terms(jobs[0], Terms(exclusive=True))
+            farm.fleet.queue.set_terms(jobs[0], Terms(exclusive=True))
             together: set[frozenset[str]] = set()
             with agent(farm.port, "left", TARGET, replay="3ms"):
                 await asyncio.wait_for(farm.devices(TARGET, 1), PATIENCE_S)

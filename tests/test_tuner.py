@@ -58,3 +58,28 @@ def test_a_suspect_measurement_is_no_trial() -> None:
     assert run.trials == 3
     assert proposals[2].candidate.key not in run.outcomes
     assert [o.candidate for o in search.observed] == [p.candidate for p in proposals[:2]]
+
+
+def test_what_comes_late_is_counted_once_and_never_measured_again() -> None:
+    search = FakeSearch()
+    tuner = Tuner(cast(Any, None), [TASK], cast(Any, search), cast(Any, FakeLearning()), list)
+    (run,) = tuner.runs
+    candidates = [Candidate("w", f"trace {number}") for number in range(3)]
+    proposals = [Proposal(c, np.zeros(CANDIDATE_WIDTH, np.float32), None) for c in candidates]
+    ok, suspect, crashed = (
+        Measurement("w", candidate.key, status, "an earlier lease", repeats_s=repeats_s)
+        for candidate, status, repeats_s in zip(
+            candidates,
+            (MeasurementStatus.OK, MeasurementStatus.SUSPECT, MeasurementStatus.CRASHED),
+            ((1e-3,), (1e-3,), ()),
+            strict=True,
+        )
+    )
+    late = list(zip(candidates, (ok, suspect, crashed), strict=True))
+    elsewhere = Candidate("another", "trace")
+    for _ in range(2):
+        tuner.take_late([*late, (elsewhere, ok)])
+        assert tuner.counts == TrialCounts(total=2, ok=1, failed=1, from_log=2)
+    assert set(run.outcomes) == {candidates[0].key, candidates[2].key}
+    asyncio.run(tuner._take_in(run, proposals[:1], [ok]))  # it was under way here, too
+    assert tuner.counts.total == 2

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from coordinator.fleet.answers import check_measurement, check_model_measurement
+from coordinator.fleet.late_results import LateResults
 from coordinator.fleet.lease_log import LOSSES_OF_POISON, LeaseLog, with_tools
 from coordinator.fleet.leases import Batch, Outstanding, PendingTrial
 from coordinator.fleet.medic import Medic
@@ -70,6 +71,7 @@ class Fleet:
         self.queue = Queue(self.registry)
         self.own_builds = OwnBuilds(self.registry)
         self.lease_log = LeaseLog(tuning_log, self._commits)
+        self.late_results = LateResults(self.registry, self.lease_log)
         self._vanished: dict[str, list[Outstanding]] = {}  # by device: what was on it
 
     # ------------------------------------------------------------- the job's side
@@ -368,9 +370,14 @@ class Fleet:
                         artifact = trial.artifact.sha256
                         check_measurement(device, artifact, result, session.device.emulated)
                 await self._record(held, [(trial, result) for trial, result in known if trial])
-            elif quarantined or not await self.lease_log.record_late(lease_id, device, results):
-                session.outbox.put_nowait(CancelLease(lease_id))
-                continue
+            else:
+                late = None
+                if not quarantined:
+                    late = await self.lease_log.record_late(lease_id, device, results)
+                if late is None:
+                    session.outbox.put_nowait(CancelLease(lease_id))
+                    continue
+                self.late_results.came(*late)
             for result in results:
                 session.outbox.put_nowait(Acknowledgement(lease_id, result.candidate_key))
 

@@ -135,7 +135,9 @@ class Gateway(farm_pb2_grpc.AgentGatewayServicer):
             await self._fleet.finished(session, message)
         elif isinstance(message, Goodbye):
             session.said_goodbye = True
-        elif not isinstance(message, Heartbeat):
+        elif isinstance(message, Heartbeat):
+            self._fleet.registry.beat(session)
+        else:
             raise ProtocolViolation(f"a second {type(message).__name__} in one session")
 
     @stream_aborts

@@ -13,7 +13,7 @@ from coordinator.fleet.leases import Outstanding
 from coordinator.tuning_log import TuningLog
 from coordinator.tuning_log import leases as rows
 from coordinator.tuning_log.group_commit import GroupCommit, Work
-from protos.records import Measurement
+from protos.records import Candidate, Measurement
 
 KEPT_S = 24 * 3600.0
 """A lease whose end was never heard of is forgotten after this long, and with it its results."""
@@ -78,17 +78,31 @@ class LeaseLog:
             self._ended |= ended  # once more is no harm
             raise
 
-    async def record_late(self, lease_id: str, device: str, results: Sequence[Measurement]) -> bool:
-        """Keep results of a lease that no job of this coordinator waits for; False if this device
-        never had it, or had it too long ago. What the lease does not name is left out. Raises
-        ProtocolViolation, with nothing kept, for what can't be of the lease."""
+    async def devices_with(self, job_id: str) -> set[str]:
+        """The devices with leases of a job whose end was not heard of."""
+
+        def read() -> set[str]:
+            with self._log.reading() as connection:
+                return rows.devices_with(connection, job_id)
+
+        return await asyncio.to_thread(read)
+
+    async def record_late(
+        self, lease_id: str, device: str, results: Sequence[Measurement]
+    ) -> tuple[str, list[tuple[Candidate, Measurement]]] | None:
+        """Keep results of a lease that no job of this coordinator waits for; returns whose job they
+        are and what was kept. None if this device never had it, or had it too long ago. What the
+        lease does not name is left out. Raises ProtocolViolation, with nothing kept, for what can't
+        be of the lease."""
         return await asyncio.to_thread(self._record_late, lease_id, device, results)
 
-    def _record_late(self, lease_id: str, device: str, results: Sequence[Measurement]) -> bool:
+    def _record_late(
+        self, lease_id: str, device: str, results: Sequence[Measurement]
+    ) -> tuple[str, list[tuple[Candidate, Measurement]]] | None:
         with self._log.reading() as connection:
             lease = rows.get(connection, lease_id)
         if lease is None or lease.device != device:
-            return False
+            return None
         found = []
         for result in results:
             trial = lease.trials.get(result.candidate_key)
@@ -102,7 +116,7 @@ class LeaseLog:
                     )
                 )
         self._log.record_many(found)
-        return True
+        return lease.job_id, [(candidate, kept) for _, _, candidate, kept, _ in found]
 
     async def lost(self, held: Outstanding, artifacts: Collection[str]) -> dict[str, int]:
         """A device vanished with this lease while these programs were on it; how often that has

@@ -34,7 +34,8 @@ class Session:
 
     ``identity`` is whom its certificate names; None on loopback. ``instance`` names its process,
     and ``restartable`` says that something starts it again when it exits. One that ``said_goodbye``
-    ends on purpose. ``told`` notes that people were told why it builds nothing.
+    ends on purpose. ``told`` notes that people were told why it builds nothing,
+    ``heard_out`` that all it had kept from before has come.
     """
 
     device: Device
@@ -48,6 +49,7 @@ class Session:
     last_heard: float = field(default_factory=time.monotonic)
     said_goodbye: bool = False
     told: bool = False
+    heard_out: bool = False
 
     def heard(self) -> None:
         """Note a sign of life."""
@@ -102,6 +104,17 @@ class Registry:
         self._standings.pop(device.name, None)
         self._notify()
         return session
+
+    def beat(self, session: Session) -> None:
+        """A heartbeat: an agent says what it kept before the first."""
+        if not session.heard_out:
+            session.heard_out = True
+            self._notify()
+
+    @property
+    def heard_out(self) -> set[str]:
+        """The names of the connected devices that have said all that they had kept."""
+        return {session.device.name for session in self.sessions.values() if session.heard_out}
 
     def leave(self, session: Session, error: str = "") -> None:
         """Forget a session; ``error`` is shown with the device."""

@@ -87,6 +87,11 @@ def get(connection: sa.Connection, lease_id: str) -> LeaseRecord | None:
     )
 
 
+def devices_with(connection: sa.Connection, job_id: str) -> set[str]:
+    """Which devices hold leases of a job."""
+    return set(connection.scalars(sa.select(leases.c.device).where(leases.c.job_id == job_id)))
+
+
 def delete(connection: sa.Connection, ended: Collection[tuple[str, str]]) -> None:
     """Drop leases, each named with its device, that no result can come of any more."""
     held = sa.and_(leases.c.lease_id == sa.bindparam("id"), leases.c.device == sa.bindparam("by"))
