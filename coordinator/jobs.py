@@ -41,6 +41,9 @@ HEARTBEAT_S = 5.0
 STALE_S = 30.0
 """A job whose coordinator has not been heard of for this long was interrupted."""
 
+REMEMBERED = 256
+"""Jobs that have ended and need not be asked of the log."""
+
 TURN_S = 1.0
 """So often it is looked whose turn it is, if nothing happens that may change it."""
 
@@ -71,6 +74,8 @@ class Jobs:
         self._waiting: dict[str, None] = {}  # their ids in the order in which they came
         self._jobs: dict[str, Job] = {}  # those that run or wait here, and none with parts
         self._wholes: dict[str, Job] = {}  # those that such are parts of
+        self._ended: dict[str, None] = {}  # the ids of those of _jobs that have ended, in order
+        self._forgotten: Counter[JobState] = Counter()
         self._running: dict[str, _Running] = {}
         self._changes = asyncio.Event()
         self._stopping = False
@@ -125,7 +130,7 @@ class Jobs:
         return whole(job, begun) if job.parts else begun[0]
 
     def _enqueue(self, job: Job) -> None:
-        self._jobs[job.job_id] = job
+        self._changed(job)
         self._waiting[job.job_id] = None
         self._changes.set()
 
@@ -188,6 +193,7 @@ class Jobs:
             for part in settled.parts or (settled,):
                 self._enqueue(part)
         elif settled.parts:  # it was cancelled or paused meanwhile, and so are its parts
+            self._ended.pop(job_id, None)
             state = self._jobs.pop(job_id).state
             for part in settled.parts:
                 await self._end(part, state, "")
@@ -274,12 +280,24 @@ class Jobs:
 
     def _changed(self, job: Job) -> None:
         self._jobs[job.job_id] = job
+        self._ended.pop(job.job_id, None)
+        if job.state.ended:
+            self._ended[job.job_id] = None
+            if len(self._ended) > REMEMBERED:
+                self._forget(next(iter(self._ended)))
+
+    def _forget(self, job_id: str) -> None:
+        """Leave one that has ended to the log."""
+        del self._ended[job_id]
+        job = self._jobs.pop(job_id)
+        self._wholes.pop(job.parent_id, None)
+        self._forgotten[job.state] += 1
 
     # ------------------------------------------------------------- what is asked and told
 
     def states(self) -> Counter[JobState]:
         """How many of the jobs that this coordinator has had are in which state."""
-        return Counter(job.state for job in self._jobs.values())
+        return Counter(job.state for job in self._jobs.values()) + self._forgotten
 
     async def job(self, job_id: str) -> Job:
         """The job as it is now, with its parts; raises NotFound."""
