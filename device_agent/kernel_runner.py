@@ -18,7 +18,7 @@ from device_agent import containment
 from device_agent.frames import Frame, FrameError
 from device_agent.helper_process import HelperDiedError, HelperProcess, HelperTimeoutError
 from device_agent.timing import Plan
-from device_agent.workloads import WorkloadSpec
+from device_agent.workload_spec import WorkloadSpec
 from protos import errors
 from protos.records import Device, KernelWork, MeasurementStatus
 

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from device_agent.artifacts import ArtifactCache
 from device_agent.devices.base import Runner
 from device_agent.kernel_leases import KernelLease, KernelLeases
 from device_agent.kernel_runner import KernelRunner, LeaseFailedError
-from device_agent.model_runner import ModelRunner
 from device_agent.telemetry import read_telemetry
 from device_agent.turn import TimingTurn
 from protos import errors
@@ -29,6 +29,9 @@ from protos.records import (
     ModelWork,
     Telemetry,
 )
+
+if TYPE_CHECKING:
+    from device_agent.model_runner import ModelRunner
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class LeaseWorker:
         self._artifacts = artifacts
         self._report = report
         self.kernels = kernels or KernelRunner(device)
-        self._models = ModelRunner(device)
+        self._models: ModelRunner | None = None
         self._turn = TimingTurn(device.cpus)
         self._closed = threading.Event()
         self._leases = KernelLeases(
@@ -128,7 +131,10 @@ class LeaseWorker:
         self.drop_all()
         self._queue.put(None)
         self.kernels.close()
-        self._models.close()
+        with self._lock:
+            models = self._models
+        if models is not None:
+            models.close()
         if self._thread.is_alive():
             self._thread.join(JOIN_TIMEOUT_S)
 
@@ -211,12 +217,22 @@ class LeaseWorker:
             )
         self._turn.end()
         before = read_telemetry(self._device.cpus)
-        run = self._models.run(work, self._artifacts.get)
+        run = self._model_runner().run(work, self._artifacts.get)
         circumstances = self._circumstances(
             work.evaluator, work.num_threads, before, run.lock_wait_s, run.busy_s
         )
         if not self._closed.is_set():
             self._report(ModelMeasurement(lease.lease_id, run.variants, circumstances))
+
+    def _model_runner(self) -> ModelRunner:
+        """Made when the first whole model comes: it needs NumPy, a quarter of an agent's memory."""
+        from device_agent.model_runner import ModelRunner
+
+        with self._lock:
+            if self._closed.is_set():
+                raise LeaseFailedError("the agent is shutting down")
+            self._models = self._models or ModelRunner(self._device)
+            return self._models
 
     def _circumstances(
         self,

@@ -34,10 +34,10 @@ from device_agent.frames import (
 )
 from device_agent.kernel_child import CHECK, LOAD, Answer, ChildTask, KernelChild, parse_answer
 from device_agent.runtime import Runtime, load_runtime
+from device_agent.workload_spec import WorkloadSpec
 from device_agent.workloads import (
     Workload,
     WorkloadCache,
-    WorkloadSpec,
     decode_line,
     first_wrong,
     private_copy,

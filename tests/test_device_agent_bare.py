@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -54,7 +55,13 @@ def bare(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_an_agent_needs_only_its_tiny_set(bare: dict[str, str]) -> None:
+def own_bytes(processes: Sequence[psutil.Process]) -> int:
+    """Memory that these processes have for themselves: without pages of libraries, which all
+    processes share and the system takes back when it needs them."""
+    return sum(m.anonymous for process in processes for m in process.memory_maps(grouped=True))
+
+
+def test_an_agent_needs_only_its_tiny_set_and_less_than_100_mb(bare: dict[str, str]) -> None:
     farm = Farm()
     process = subprocess.Popen(
         [sys.executable, "-c", AGENT, farm.address, kernels.target_json(1)],
@@ -66,6 +73,12 @@ def test_an_agent_needs_only_its_tiny_set(bare: dict[str, str]) -> None:
         connection = farm.gateway.connection()
         connection.send(lease("one", kernels.kernel("doubled")))
         assert connection.expect(Measurement).ok
+        agent = psutil.Process(process.pid)
+        family = [agent, *agent.children()]
+        assert len(family) == 2, "the agent and the zygote that it forks kernels from"
+        assert own_bytes(family) < 100e6
+        assert agent.memory_info().rss < 100e6
+        assert "_multiarray_umath" not in str(agent.memory_maps()), "NumPy is the zygote's"
         process.send_signal(signal.SIGTERM)
         _out, words = process.communicate(timeout=30)
         assert process.returncode == 0, words

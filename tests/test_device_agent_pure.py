@@ -17,7 +17,8 @@ from device_agent.frames import FrameError, FrameTimeoutError, read_frame, write
 from device_agent.kernel_child import parse_answer
 from device_agent.outbox import Outbox
 from device_agent.telemetry import read_telemetry
-from device_agent.workloads import Workload, WorkloadCache, WorkloadSpec, decode_line
+from device_agent.workload_spec import WorkloadSpec
+from device_agent.workloads import Workload, WorkloadCache, decode_line
 from device_agent.zygote import verdict
 from protos import errors
 from protos.records import (
