@@ -276,6 +276,8 @@ def test_who_builds_must_have_the_same_compiler_and_work(tmp_path: Path) -> None
             elsewhere = Selector(where=parse_conditions(["rack=4"]))
             assert builds.builder(device.kind, ANY, TOOLS) is not None
             assert builds.builder(device.kind, ANY, {"a compiler": "2"}) is None
+            (status,) = fleet.fleet.registry.statuses({})
+            assert "its compiler is a compiler 1, not a compiler 2" in status.last_error
             assert builds.builder("another kind", ANY, TOOLS) is None
             assert builds.builder(device.kind, elsewhere, TOOLS) is None
             session = fleet.fleet.registry.session_of("fake")

@@ -139,6 +139,59 @@ np.save("y.npy", Model().run({{"x": x}})["y"])
     return np.random.default_rng(1).standard_normal(shape).astype("float32")
 
 
+@pytest.fixture(scope="module")
+def orphans() -> Iterator[list[psutil.Process]]:
+    """Processes whose coordinator was killed. They end by themselves, within a minute: two of Ray's
+    ask the dead for so long. That is looked at when the other tests are done."""
+    found: list[psutil.Process] = []
+    yield found
+    _gone, alive = psutil.wait_procs(found, 90)
+    assert not alive, f"outlived their coordinator: {alive}"
+
+
+def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the_job(
+    model: Path, tmp_path: Path, orphans: list[psutil.Process]
+) -> None:
+    log, port, target = tmp_path / "log.db", free_port(), one_core_target()
+    address = f"127.0.0.1:{port}"
+    cpus = sorted(os.sched_getaffinity(0))
+    with (
+        agent(port, "left", target, str(cpus[0])),
+        agent(port, "right", target, str(cpus[-1])),
+    ):
+        job_id, before, left_alone = submit_and_kill(model, log, port, tmp_path)
+        orphans += left_alone
+        with serve(log, port):
+            watched = run(*("jobs", "watch", job_id, "--coordinator", address), cwd=tmp_path)
+            assert watched.returncode == 0, watched.stderr
+            devices = run("devices", "--coordinator", address, cwd=tmp_path)
+            listed = run("jobs", "list", "--coordinator", address, cwd=tmp_path)
+            shown = run("jobs", "show", job_id, "--json", "--coordinator", address, cwd=tmp_path)
+            asked = ("report", "latest", "--json", "--html", "page.html")
+            reported = run(*asked, "--coordinator", address, cwd=tmp_path)
+    assert "left" in devices.stdout
+    assert "right" in devices.stdout
+    assert job_id in listed.stdout
+    assert json.loads(shown.stdout)["trials"]["total"] == 48
+    report = json.loads(reported.stdout)
+    tuning = report.pop("tuning")
+    assert report == {**json.loads(shown.stdout), "log": f"the coordinator at {address}"}
+    assert tuning["devices"] == ["left", "right"]
+    assert tuning["curve"][-1]["trials"] > 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "latency-picture" in page
+    assert "curve-picture" in page
+    after = trials(log)
+    assert set(before) <= set(after)
+    assert len({candidate for _, candidate in after}) == len(after) == 48
+    by_device = dict(
+        rows(log, "SELECT device, count(*) FROM measurements WHERE device != '' GROUP BY device")
+    )
+    # No equal shares: who waits longer between two attempts to reach the coordinator is back later.
+    assert set(by_device) == {"left", "right"}
+    assert list((tmp_path / "packages").glob("*.whl"))
+
+
 def test_a_model_in_a_verified_package_out_and_the_second_time_from_the_log(
     model: Path, tmp_path: Path
 ) -> None:
@@ -334,8 +387,11 @@ def one_core_target() -> str:
     return resolve_target("auto", threads=1)
 
 
-def submit_and_kill(model: Path, log: Path, port: int, cwd: Path) -> tuple[str, list[Any]]:
-    """Submit to a coordinator and kill it -9 in mid-job; the job's id and what was measured."""
+def submit_and_kill(
+    model: Path, log: Path, port: int, cwd: Path
+) -> tuple[str, list[Any], list[psutil.Process]]:
+    """Submit to a coordinator and kill it -9 in mid-job; the job's id, what was measured, and the
+    processes that have to end by themselves."""
     address = f"127.0.0.1:{port}"
     with serve(log, port) as coordinator:
         wait_for_devices(address, 2)
@@ -347,53 +403,7 @@ def submit_and_kill(model: Path, log: Path, port: int, cwd: Path) -> tuple[str, 
         family = psutil.Process(coordinator.pid).children(recursive=True)
         coordinator.kill()
         coordinator.wait()
-        _gone, alive = psutil.wait_procs(
-            family, 90
-        )  # Ray's helpers look for their parent now and then
-        assert not alive, f"outlived their coordinator: {alive}"
-        return submitted.stdout.strip(), trials(log)
-
-
-def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the_job(
-    model: Path, tmp_path: Path
-) -> None:
-    log, port, target = tmp_path / "log.db", free_port(), one_core_target()
-    address = f"127.0.0.1:{port}"
-    cpus = sorted(os.sched_getaffinity(0))
-    with (
-        agent(port, "left", target, str(cpus[0])),
-        agent(port, "right", target, str(cpus[-1])),
-    ):
-        job_id, before = submit_and_kill(model, log, port, tmp_path)
-        with serve(log, port):
-            watched = run(*("jobs", "watch", job_id, "--coordinator", address), cwd=tmp_path)
-            assert watched.returncode == 0, watched.stderr
-            devices = run("devices", "--coordinator", address, cwd=tmp_path)
-            listed = run("jobs", "list", "--coordinator", address, cwd=tmp_path)
-            shown = run("jobs", "show", job_id, "--json", "--coordinator", address, cwd=tmp_path)
-            asked = ("report", "latest", "--json", "--html", "page.html")
-            reported = run(*asked, "--coordinator", address, cwd=tmp_path)
-    assert "left" in devices.stdout
-    assert "right" in devices.stdout
-    assert job_id in listed.stdout
-    assert json.loads(shown.stdout)["trials"]["total"] == 48
-    report = json.loads(reported.stdout)
-    tuning = report.pop("tuning")
-    assert report == {**json.loads(shown.stdout), "log": f"the coordinator at {address}"}
-    assert tuning["devices"] == ["left", "right"]
-    assert tuning["curve"][-1]["trials"] > 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "latency-picture" in page
-    assert "curve-picture" in page
-    after = trials(log)
-    assert set(before) <= set(after)
-    assert len({candidate for _, candidate in after}) == len(after) == 48
-    by_device = dict(
-        rows(log, "SELECT device, count(*) FROM measurements WHERE device != '' GROUP BY device")
-    )
-    # No equal shares: who waits longer between two attempts to reach the coordinator is back later.
-    assert set(by_device) == {"left", "right"}
-    assert list((tmp_path / "packages").glob("*.whl"))
+        return submitted.stdout.strip(), trials(log), family
 
 
 def wait_for_devices(address: str, count: int) -> None:
