@@ -19,7 +19,7 @@ It fails unless
   an agent hangs up (and dials in anew). UNKNOWN, INTERNAL, UNAVAILABLE and silence are not clear;
 - all processes are those that were started, and none logged a defect;
 - memory, file descriptors and threads are within ``verdict``'s bounds of what they were after the
-  first fifth of the messages;
+  first three fifths of the messages;
 - the real agent's and the watching session were never interrupted, and the real job is done;
 - every measurement that was acknowledged is in the log exactly once.
 """

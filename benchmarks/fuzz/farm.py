@@ -23,7 +23,7 @@ from coordinator.frontend.target import resolve_target
 from protos import errors
 from protos.records import UNLIMITED_TRIALS, JobSpec, JobState, sha256_hex
 
-WARM_UP = 0.2
+WARM_UP = 0.6
 SETTLE_S = 3.0
 JOB_WITHIN_S = 600.0
 

@@ -24,6 +24,7 @@ from benchmarks.fuzz.samples import (
     fake_device,
     measurement,
 )
+from coordinator.fleet.fleet import HEALTH_CHECK
 from protos import convert, farm_pb2
 from protos.records import (
     PROTOCOL_VERSION,
@@ -256,7 +257,7 @@ class FakeAgents:
         return False
 
     def _given(self, lease: Lease) -> None:
-        if lease.kernel is not None:
+        if lease.kernel is not None and lease.job_id != HEALTH_CHECK:
             self._ledger.given |= {(lease.lease_id, t.candidate_key) for t in lease.kernel.trials}
 
     def _acknowledged(self, said: Acknowledgement) -> None:

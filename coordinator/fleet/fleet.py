@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 """A trial that was leased this often, and lost its device or was suspect, is not sent again."""
 
+HEALTH_CHECK = "health check"
+"""In place of a job's id. What a device measures for it is not kept."""
+
 LOG_PAUSE_S = 1.0
 """Before a log that was away is tried again."""
 
@@ -446,7 +449,7 @@ class Fleet:
         result: asyncio.Future[Measurement] = asyncio.get_running_loop().create_future()
         untuned = Candidate(work.workload_key, UNTUNED_TRACE)
         trial = PendingTrial(untuned, work.reference, None, result)
-        batch = Batch("health check", session.device.kind, work, [trial], kept=False)
+        batch = Batch(HEALTH_CHECK, session.device.kind, work, [trial], kept=False)
         batch.health_check = True
         self.queue.lease(batch, session, 1)
         measurement = await result
