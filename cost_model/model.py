@@ -31,8 +31,12 @@ MIN_FAILURES = 8
 SPEED, SPEED_SQUARED, SLOWER_SHARE = 0.25, 0.45, 0.3
 """What the label is made of (docs/cost-model.md)."""
 
-MEMBERS = 3
-"""Models in the ensemble."""
+MEMBERS, WEIGHTED = 3, 1
+"""Models in the ensemble, and how many of them, the last, look at the fast candidates above all:
+those find the few best, the others put the rest in order."""
+
+LEAST_WEIGHT = 0.1
+"""Of a sample with those, beside its label."""
 
 _COMMON: dict[str, Any] = {
     "learning_rate": 0.08,
@@ -148,6 +152,11 @@ def labels(samples: Sequence[Sample]) -> Array:
     return np.where(speed > 0, mixed(speed, slower_share(samples)), 0.0)
 
 
+def weights(label: Array, member: int) -> Array | None:
+    """How much each sample of these labels counts with a member of the ensemble; None: equally."""
+    return LEAST_WEIGHT + np.maximum(label, 0.0) if member >= MEMBERS - WEIGHTED else None
+
+
 class CostModel:
     """A trained model. Immutable. A member of the ensemble is a sequence of LightGBM models whose
     predictions are added: the first was trained on everything, each other one by an update."""
@@ -209,7 +218,12 @@ class CostModel:
         learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
         rounds = score_rounds(len(samples))
         members = [
-            [_fit(table[learnt], label[learnt], SCORE, rounds, seed, num_threads, turn)]
+            [
+                _fit(
+                    *(table[learnt], label[learnt], SCORE, rounds, seed, num_threads, turn),
+                    weight=weights(label[learnt], seed),
+                )
+            ]
             for seed in range(MEMBERS)
         ]
         failure = None
@@ -234,7 +248,8 @@ class CostModel:
         table = _table([samples[index] for index in chosen])
         label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
         part = _fit(
-            *(table, label, SCORE, UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known)
+            *(table, label, SCORE, UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known),
+            weight=weights(label, turn),
         )
         members = list(self._members)
         members[turn] = [*members[turn], part]
@@ -273,6 +288,7 @@ def _fit(
     num_threads: int,
     turn: Turn,
     known: Array | None = None,
+    weight: Array | None = None,
 ) -> Any:
     """A LightGBM model of the labels, or of what is between them and what is ``known``."""
     import lightgbm
@@ -280,6 +296,7 @@ def _fit(
     data = lightgbm.Dataset(
         table,
         label=label,
+        weight=weight,
         init_score=known,
         params={"max_bin": parameters["max_bin"], "feature_pre_filter": False},
         free_raw_data=True,

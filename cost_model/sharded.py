@@ -22,6 +22,7 @@ from cost_model.model import (
     SCORE_ROUNDS,
     Turn,
     model_text,
+    weights,
 )
 
 BATCH_ROWS = 2048
@@ -70,7 +71,10 @@ def train_shard(shard: Shard, network: Network, together: Turn, alone: Turn) -> 
     with alone():
         bins = _binned(unpacked(network.sample), None, None)
     data = _filled(shard, right, shard.label, bins, alone)
-    members = [trees.grow(data, {**SCORE, "seed": s}, SCORE_ROUNDS) for s in range(MEMBERS)]
+    members = []
+    for seed in range(MEMBERS):
+        data.set_weight(weights(shard.label[right], seed))
+        members.append(trees.grow(data, {**SCORE, "seed": seed}, SCORE_ROUNDS))
     failure = None
     if network.failures:
         del data

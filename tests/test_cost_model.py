@@ -19,6 +19,7 @@ from cost_model.features import (
 )
 from cost_model.gain import LEAST_DEVIATION, expected_gain
 from cost_model.model import (
+    MEMBERS,
     MIN_FAILURES,
     MIN_SAMPLES,
     CostModel,
@@ -27,6 +28,7 @@ from cost_model.model import (
     labels,
     relative_speed,
     score_rounds,
+    weights,
 )
 from cost_model.schedule_features import ABSENT, SCHEDULE_WIDTH, schedule_features
 
@@ -240,3 +242,11 @@ def test_features_are_kept_in_few_bytes() -> None:
     for broken in (b"", b"no", pack(row[:-1])):
         with pytest.raises(ValueError, match="features"):
             unpack(broken)
+
+
+def test_the_last_member_looks_at_the_fast_candidates_above_all() -> None:
+    label = np.array([0.0, 0.5, 1.0, -0.01])
+    assert weights(label, 0) is None
+    last = weights(label, MEMBERS - 1)
+    assert last is not None
+    np.testing.assert_allclose(last, [0.1, 0.6, 1.1, 0.1])

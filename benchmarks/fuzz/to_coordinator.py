@@ -341,7 +341,8 @@ async def _called(channel: Any, call: Call, requests: list[bytes]) -> tuple[str,
         else:
             answer = await channel.unary_unary(call.method)(requests[0], timeout=DEADLINE_S)
     except grpc.aio.AioRpcError as error:
-        return error.code().name, error.details() or "", None
+        details = error.details() or ""
+        return CLOSED if call.streams and details == _OURS else error.code().name, details, None
     return TAKEN, "", answer
 
 
