@@ -133,7 +133,8 @@ def build_kernel(workload_json: str, trace_json: str, target_json: str) -> Build
     """Schedule and compile one candidate; the empty trace is the untuned program.
 
     Takes ``host_lock.working()`` for the time it works, which must not be held already. What the
-    compiler refuses is an outcome with BUILD_ERROR. Raises BadTarget.
+    compiler refuses is an outcome with BUILD_ERROR. Raises BadTarget, and Unavailable if the object
+    can't be written: that is not the candidate's fault.
     """
     with host_lock.working():
         started = time.monotonic()
@@ -141,8 +142,8 @@ def build_kernel(workload_json: str, trace_json: str, target_json: str) -> Build
         register_intrinsics(target_json)
         try:
             data, args = _compile(workload_json, trace_json, code_target(target_json))
-        except errors.FarmError:
-            raise
+        except OSError as error:  # TVM's own are RuntimeErrors
+            raise errors.Unavailable(f"{platform.node()} can't build: {error}") from error
         except Exception as error:  # whatever the compiler says of a candidate is data
             log.debug("candidate does not build: %s", error)
             build_s = time.monotonic() - started

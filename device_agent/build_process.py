@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from device_agent import containment
 from device_agent.build import build_kernel, tool_versions
 from device_agent.frames import read_frame, take_standard_streams, write_frame
+from protos import errors
 
 NICE = 15
 """Candidates that are loaded meanwhile go first: they are soon done."""
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_frame(answers, {"tools": tool_versions()})
     while (frame := read_frame(requests)) is not None:
         workload, trace = (blob.decode() for blob in frame.blobs)
-        outcome = build_kernel(workload, trace, options.target)
+        try:
+            outcome = build_kernel(workload, trace, options.target)
+        except errors.FarmError as error:
+            write_frame(answers, {"refused": str(error)})
+            continue
         built = [] if outcome.artifact is None else [outcome.artifact.data]
         write_frame(answers, {"status": outcome.status.name, "error": outcome.error}, built)
     return 0

@@ -279,6 +279,8 @@ class _NotBuiltHereError(Exception):
 
 def _built(lease_id: str, build: Build, answer: Frame) -> Built:
     """The answer of a build process; raises FrameError if it is none, and _NotBuiltHereError."""
+    if "refused" in answer.header:
+        raise _NotBuiltHereError(str(answer.header["refused"]))
     try:
         status = MeasurementStatus[str(answer.header["status"])]
         error = str(answer.header["error"])

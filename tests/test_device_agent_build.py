@@ -45,6 +45,14 @@ def test_what_does_not_build_is_an_outcome(workload: str, trace: str) -> None:
     assert len(outcome.error) <= build.MAX_ERROR_CHARACTERS + 40
 
 
+def test_a_full_disk_is_not_the_candidates_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(errors.Unavailable, match="can't build: .*gone"):
+        build.build_kernel(WORKLOAD, "", kernels.target_json())
+
+
 @pytest.mark.parametrize(
     "target",
     ['{"kind": "abacus"}', '{"kind": "llvm", "beads": 3}', '{"kind": "llvm"}', "llvm", "[1]"],

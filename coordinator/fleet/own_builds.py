@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,9 +65,9 @@ class OwnBuilds:
         """The device with the least to build of those of this kind that build with just these
         tools, work, and have room; None if there is none."""
         self._compare_compilers(kind, built_with)
-        orders = [order.session.session_id for order in self._orders.values()]
+        orders = Counter(order.session.session_id for order in self._orders.values())
         able = [
-            (orders.count(session.session_id), session)
+            (orders[session.session_id], session)
             for session in self._registry.sessions.values()
             if session.device.builds_with == built_with
             and session.device.kind == kind
