@@ -49,7 +49,7 @@ def test_a_full_disk_is_not_the_candidates_fault(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    with pytest.raises(errors.Unavailable, match="can't build: .*gone"):
+    with pytest.raises(errors.Unavailable, match=r"can.t build: .*gone"):
         build.build_kernel(WORKLOAD, "", kernels.target_json())
 
 
