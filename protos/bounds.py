@@ -63,9 +63,9 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A string for people, without NUL, which PostgreSQL does not take. Who sends it cuts it
-    (``convert.to_message``)."""
+class Code:
+    """A string for programs, of which a piece is worth nothing: so many characters at most, without
+    NUL, which PostgreSQL does not take."""
 
     most: int
 
@@ -75,6 +75,11 @@ class Text:
             raise OutOfBoundsError(f" has {len(value)} characters; it may have {self.most}")
         if "\0" in value:
             raise OutOfBoundsError(" has a NUL character")
+
+
+@dataclass(frozen=True)
+class Text(Code):
+    """A string for people. Who sends it cuts it (``convert.to_message``)."""
 
     def cut(self, value: str) -> str:
         """As much of it as may be sent, and valid UTF-8."""
@@ -82,20 +87,6 @@ class Text:
             value = value[: self.most - 1] + "…"
         value = value.replace("\0", "�")
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True)
-class Code:
-    """A string for programs, without NUL, of which a piece is worth nothing: never cut."""
-
-    most: int
-
-    def check(self, value: str) -> None:
-        """Raises OutOfBoundsError."""
-        if len(value) > self.most:
-            raise OutOfBoundsError(f" has {len(value)} characters; it may have {self.most}")
-        if "\0" in value:
-            raise OutOfBoundsError(" has a NUL character")
 
 
 @dataclass(frozen=True)
