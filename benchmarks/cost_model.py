@@ -47,7 +47,7 @@ LEAST_CANDIDATES = 40
 """Of a task: a fifth of fewer would be too few to rank."""
 
 ABLATION_FOLDS = 2
-"""Of the five of one division: fourteen variants are trained."""
+"""Of the five of one division: sixteen variants are trained."""
 
 NUM_THREADS = 2
 

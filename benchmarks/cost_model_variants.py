@@ -10,8 +10,17 @@ import numpy.typing as npt
 
 from benchmarks.cost_model_data import Row
 from cost_model.features import STORES_WIDTH
-from cost_model.model import MEMBERS, SCORE, SCORE_ROUNDS, Sample, labels, relative_speed
+from cost_model.model import (
+    LEAST_WEIGHT,
+    MEMBERS,
+    SCORE,
+    SCORE_ROUNDS,
+    Sample,
+    labels,
+    relative_speed,
+)
 from cost_model.model import slower_share as slower_shares
+from cost_model.model import weights as weights_of_member
 
 Array = npt.NDArray[np.float64]
 Rank = Callable[[Sequence[Row]], Array]
@@ -77,17 +86,22 @@ def fit(
     members: int = MEMBERS,
     rounds: int = SCORE_ROUNDS,
     weights: Array | None = None,
+    alike: bool = False,
     parameters: Mapping[str, Any] | None = None,
     group: Sequence[int] | None = None,
 ) -> Rank:
-    """An ensemble of LightGBM models."""
+    """An ensemble of LightGBM models. Without ``weights`` they have those in use, unless they are
+    ``alike``."""
     import lightgbm
 
     matrix, used = table(rows), {**SCORE, "num_threads": NUM_THREADS, **(parameters or {})}
     boosters = []
     for seed in range(members):
+        weight = weights
+        if weights is None and not alike:
+            weight = weights_of_member(label, seed)
         data = lightgbm.Dataset(
-            matrix, label=label, weight=weights, group=group, params={"max_bin": used["max_bin"]}
+            matrix, label=label, weight=weight, group=group, params={"max_bin": used["max_bin"]}
         )
         boosters.append(lightgbm.train({**used, "seed": seed}, data, rounds))
 
@@ -116,7 +130,14 @@ def ranking(rows: Sequence[Row]) -> Rank:
         "lambdarank_truncation_level": 64,
         "label_gain": list(range(31)),
     }
-    return fit(ordered, relevance, every, parameters=objective, group=list(sizes.values()))
+    groups = list(sizes.values())
+    return fit(ordered, relevance, every, alike=True, parameters=objective, group=groups)
+
+
+def all_weighted(rows: Sequence[Row]) -> Rank:
+    """Every member looks at the fast candidates above all."""
+    label = mixed(rows)
+    return fit(rows, label, every, weights=LEAST_WEIGHT + label)
 
 
 def aged(rows: Sequence[Row]) -> Rank:
@@ -170,6 +191,8 @@ VARIANTS: Mapping[str, Callable[[Sequence[Row]], Rank]] = {
     "in use": plain(mixed),
     "pooled stores alone": plain(mixed, stores_only),
     "trace alone": plain(mixed, schedule_only),
+    "members alike": plain(mixed, alike=True),
+    "every member weighted": all_weighted,
     "one member": plain(mixed, members=1),
     "six members": plain(mixed, members=6),
     "label: without the square": plain(without_square),
