@@ -7,7 +7,6 @@ answers instead. What does not compile is a measurement too.
 from __future__ import annotations
 
 import asyncio
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,10 +191,10 @@ class Experiments:
     ) -> None:
         """Build here what a device built, if it is its task's best: all devices have to run it."""
         timed = [(made.latency_us, c, made) for c, made in measured if made.latency_us is not None]
-        latency_us, candidate, measurement = min(
-            timed, key=lambda one: one[0], default=(math.inf, None, None)
-        )
-        if candidate is None or measurement is None or latency_us >= (run.best_us or math.inf):
+        if not timed:
+            return
+        latency_us, candidate, measurement = min(timed, key=lambda one: one[0])
+        if run.best_us is not None and latency_us >= run.best_us:
             return
         outcome = await self.build(run, candidate)
         if outcome.artifact is not None:

@@ -196,7 +196,10 @@ class OwnBuilds:
                 log.exception("lease %s of job %s", held.lease.lease_id, held.lease.job_id)
                 held.error = f"a defect of the agent: {type(failure).__name__}: {failure}"
         self._done(held)
-        return process
+        with (
+            self._lock
+        ):  # one that was ended, and whose successor did not start, is not asked again
+            return process if process in self._builders else None
 
     def _say(self, built: Built) -> None:
         if built.artifact is not None:

@@ -467,3 +467,20 @@ def test_an_agent_without_the_compiler_says_how_to_get_it(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "there is no compiler here" in done.stderr
     assert "tunefarm[agent,compiler]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("--build", "2", "--cpus", "0"), "ask for 1 at most"),
+        (("--build", "--replay", "1ms"), "leave --build out"),
+        (("--build", "0"), "not a whole number from 1"),
+    ],
+)
+def test_what_makes_no_sense_with_build_is_refused_and_why(
+    asked: tuple[str, ...], words: str
+) -> None:
+    command = [sys.executable, "-m", "coordinator.cli.main", "agent", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert words in done.stderr

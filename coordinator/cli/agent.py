@@ -115,10 +115,11 @@ def run(options: argparse.Namespace) -> int:
 
     if options.build and options.replay is not None:
         raise BadRequest("a replay device runs nothing, and builds nothing: leave --build out")
-    if options.build and options.build > (os.cpu_count() or 1):
+    cpus = len(options.cpus or os.sched_getaffinity(0))
+    if options.build and options.build > cpus:
         raise BadRequest(
-            f"--build {options.build}: this machine has {os.cpu_count()} CPUs; more processes than "
-            "that build nothing faster"
+            f"--build {options.build} is more than the device's CPUs, and no faster; ask "
+            f"for {cpus} at most"
         )
     target = options.target
     if target is None and importlib.util.find_spec("tvm") is not None:

@@ -81,8 +81,13 @@ class OwnBuilds:
         """Say once of each device why it builds nothing although it could."""
         for session in self._registry.sessions.values():
             own = session.device.builds_with
-            if own and own != built_with and session.device.kind == kind and not session.told:
-                session.told = True
+            if (
+                own
+                and own != built_with
+                and session.device.kind == kind
+                and not session.told_of_compiler
+            ):
+                session.told_of_compiler = True
                 why = f"it builds nothing: its compiler is {_said(own)}, not {_said(built_with)}"
                 log.warning("device %s: %s", session.device.name, why)
                 self._registry.note_error(session.device.name, why)

@@ -34,7 +34,7 @@ class Session:
 
     ``identity`` is whom its certificate names; None on loopback. ``instance`` names its process,
     and ``restartable`` says that something starts it again when it exits. One that ``said_goodbye``
-    ends on purpose. ``told`` notes that people were told why it builds nothing,
+    ends on purpose. ``told_of_compiler`` notes that people were told why it builds nothing,
     ``heard_out`` that all it had kept from before has come.
     """
 
@@ -48,7 +48,7 @@ class Session:
     sent_artifacts: set[str] = field(default_factory=set)
     last_heard: float = field(default_factory=time.monotonic)
     said_goodbye: bool = False
-    told: bool = False
+    told_of_compiler: bool = False
     heard_out: bool = False
 
     def heard(self) -> None:
