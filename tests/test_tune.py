@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,17 +141,20 @@ np.save("y.npy", Model().run({{"x": x}})["y"])
 
 
 @pytest.fixture(scope="module")
-def orphans() -> Iterator[list[psutil.Process]]:
-    """Processes whose coordinator was killed. They end by themselves, within a minute: two of Ray's
-    ask the dead for so long. That is looked at when the other tests are done."""
-    found: list[psutil.Process] = []
-    yield found
-    _gone, alive = psutil.wait_procs(found, 90)
-    assert not alive, f"outlived their coordinator: {alive}"
+def must_end() -> Iterator[Callable[[list[psutil.Process]], object]]:
+    """Takes processes whose coordinator was killed, which end by themselves within 90 s: two of
+    Ray's ask the dead for a minute. The other tests go on meanwhile."""
+    with ThreadPoolExecutor() as pool:
+        waits: list[Future[Any]] = []
+        yield lambda left: waits.append(pool.submit(psutil.wait_procs, left, 90))
+        assert waits
+        for wait in waits:
+            _gone, alive = wait.result()
+            assert not alive, f"outlived their coordinator: {alive}"
 
 
 def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the_job(
-    model: Path, tmp_path: Path, orphans: list[psutil.Process]
+    model: Path, tmp_path: Path, must_end: Callable[[list[psutil.Process]], object]
 ) -> None:
     log, port, target = tmp_path / "log.db", free_port(), one_core_target()
     address = f"127.0.0.1:{port}"
@@ -159,8 +163,8 @@ def test_a_coordinator_killed_and_started_again_goes_on_and_two_agents_share_the
         agent(port, "left", target, str(cpus[0])),
         agent(port, "right", target, str(cpus[-1])),
     ):
-        job_id, before, left_alone = submit_and_kill(model, log, port, tmp_path)
-        orphans += left_alone
+        job_id, before, orphans = submit_and_kill(model, log, port, tmp_path)
+        must_end(orphans)
         with serve(log, port):
             watched = run(*("jobs", "watch", job_id, "--coordinator", address), cwd=tmp_path)
             assert watched.returncode == 0, watched.stderr
