@@ -153,6 +153,9 @@ class LeaseWorker:
                 self._execute(held)
             except errors.FarmError as failure:
                 error = str(failure)
+            except OSError as failure:
+                log.warning("lease %s of job %s", lease.lease_id, lease.job_id, exc_info=True)
+                error = f"the system of this device refused: {failure}"
             except Exception as failure:
                 # A defect of ours must not take the device from the farm.
                 log.exception("lease %s of job %s", lease.lease_id, lease.job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -369,6 +370,24 @@ def test_a_model_is_measured(farm: Farm) -> None:
     again = farm.gateway.connection()
     assert again.expect(ModelMeasurement) == measurement
     again.send(Acknowledgement("m"))
+
+
+def test_what_the_system_refuses_is_said_and_is_no_defect_of_the_agent(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    farm.start()
+    connection = farm.gateway.connection()
+    config = EvaluatorConfig(repeat=2, min_repeat_ms=1)
+    model = ModelWork((ModelVariant("tuned", package(GOOD)),), examples(), config, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", "/proc/no-room-here")
+        connection.send(Lease("refused", "job", 3600.0, model=model))
+        finished = connection.expect(LeaseFinished)
+    assert finished.lease_id == "refused"
+    assert finished.error.startswith("the system of this device refused: ")
+    assert "/proc/no-room-here" in finished.error
+    connection.send(Lease("done", "job", 3600.0, model=model))
+    assert connection.expect(ModelMeasurement).variants[0].status is MeasurementStatus.OK
 
 
 def test_a_killed_kernel_process_is_a_crash_and_the_agent_goes_on(farm: Farm) -> None:

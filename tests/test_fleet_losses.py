@@ -6,12 +6,14 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from coordinator.fleet import late_results
+from coordinator.fleet import late_results, leases
 from coordinator.fleet.fleet import MAX_ATTEMPTS
+from coordinator.fleet.registry import Registry
 from coordinator.tuning_log import TuningLog
 from protos.errors import LogUnavailable
 from protos.records import (
@@ -22,11 +24,25 @@ from protos.records import (
     Lease,
     LeaseFinished,
     Measurement,
+    ModelMeasurement,
+    ModelVariant,
+    ModelWork,
     Telemetry,
+    VariantResult,
 )
 from tests.farm import PATIENCE_S, RealFleet, agent, real_fleet
 from tests.kernels import kernel
-from tests.test_fleet import TARGET, WORKLOAD, FakeAgent, Status, _logged, _measure
+from tests.test_fleet import (
+    QUICK,
+    TARGET,
+    WORKLOAD,
+    FakeAgent,
+    Status,
+    _logged,
+    _measure,
+    _work,
+    circumstances,
+)
 
 
 def keys(lease: Any) -> list[str]:
@@ -232,6 +248,85 @@ def test_a_real_agent_says_goodbye_when_it_is_stopped_and_not_when_it_is_killed(
             measuring.cancel()
 
     asyncio.run(scenario())
+
+
+async def refuse(fleet: RealFleet, fake: FakeAgent, lease: Any) -> None:
+    """A device can't do a lease; returns when the fleet knows."""
+    await fake.send(LeaseFinished(lease.lease_id, "no space left on device"))
+    while fleet.fleet.queue.leases.held(lease.lease_id):
+        await asyncio.sleep(0.01)
+
+
+def _model_run(fleet: RealFleet, kind: str) -> asyncio.Task[Any]:
+    work = ModelWork((ModelVariant("tuned", kernel("doubled")),), kernel("doubled"), QUICK, 1)
+    return asyncio.create_task(fleet.fleet.measure_model("j", kind, work))
+
+
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_what_a_device_refuses_goes_to_another_and_not_to_it_again_at_once(
+    tmp_path: Path, whole_model: bool
+) -> None:
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            full = FakeAgent(fleet.port, "full")
+            await full.register()
+            if whole_model:
+                measuring = _model_run(fleet, full.device.kind)
+            else:
+                measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            refused = await leased(full)
+            await refuse(fleet, full, refused)
+            session = fleet.fleet.registry.session_of("full")
+            assert session is not None
+            well = FakeAgent(fleet.port, "well")
+            await well.register()
+            lease = await leased(well)
+            assert not session.leases, "it rests"
+            if whole_model:
+                assert lease.model == refused.model
+                result = VariantResult("tuned", Status.CRASHED)
+                said = ModelMeasurement(lease.lease_id, (result,), circumstances("well"))
+                await well.send(said)
+                assert await asyncio.wait_for(measuring, PATIENCE_S) == said
+            else:
+                assert keys(lease) == keys(refused)
+                await answer(fleet, well, lease)
+                (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+                assert measurement.status is Status.CRASHED
+            await well.vanish()
+            await full.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_refused_is_asked_again_after_its_rest_if_there_is_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "REST_S", 0.2)
+
+    async def scenario() -> None:
+        async with real_fleet(tmp_path) as fleet:
+            only = await newcomer(fleet)
+            measuring = asyncio.create_task(_measure(fleet, ["doubled"]))
+            await refuse(fleet, only, await leased(only))
+            await answer(fleet, only, await leased(only))
+            (measurement,) = await asyncio.wait_for(measuring, PATIENCE_S)
+            assert measurement.status is Status.CRASHED
+            await only.vanish()
+
+    asyncio.run(scenario())
+
+
+def test_each_further_refusal_makes_the_rest_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.9, 5.1, 5.1, 20.0, 20.2])
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    device = FakeAgent.describe("full")
+    batch = leases.Batch("job", device.kind, _work())
+    session = Registry(lambda: 0.0).join(device)
+    batch.rest(session)
+    assert [batch.resting, batch.resting] == [{session.session_id}, set()]
+    batch.rest(session)
+    assert [batch.resting, batch.resting] == [{session.session_id}, set()]
 
 
 class LogAway:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.fleet import leases
 from coordinator.fleet import medic as medic_module
 from coordinator.fleet.health import (
     CYCLE_S,
@@ -236,7 +237,11 @@ def test_a_command_is_words_and_no_shell(tmp_path: Path) -> None:
             parse_command(text)
 
 
-def test_a_device_that_refuses_its_leases_is_checked_before_it_works_again(tmp_path: Path) -> None:
+def test_a_device_that_refuses_its_leases_is_checked_before_it_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "REST_S", 0.0)
+
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:
             measuring = asyncio.create_task(_measure(fleet, ["doubled"]))

@@ -436,6 +436,8 @@ class Fleet:
             log.warning(
                 "lease %s refused by %s: %s", message.lease_id, session.device.name, message
             )
+            if message.canary_ratio is None:
+                held.batch.rest(session)
         await self._give_back(held, message.error or "the lease ended without its results")
         if message.error and message.canary_ratio is None and not held.batch.health_check:
             await self.medic.failed(session, message.lease_id, message.error)
@@ -502,6 +504,7 @@ class Fleet:
                 held.session.outbox.put_nowait(CancelLease(held.lease.lease_id))
                 self.queue.leases.end(held.lease.lease_id)
                 why = f"no result after {held.lease.expires_s:.0f} s"
+                held.batch.rest(held.session)
                 await self._give_back(held, why)
                 if not held.batch.health_check:
                     await self.medic.failed(held.session, held.lease.lease_id, why)

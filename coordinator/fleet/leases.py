@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,11 @@ from protos.records import (
 
 REMEMBERED_LEASES = 64
 """Leases that are over, but whose late results would still be taken."""
+
+
+REST_S, LONGER = 5.0, 3.0
+"""How long a device that could not do a lease gets none of the same batch, and how many times as
+long after each further one: others have their chance, and a full disk is emptied meanwhile."""
 
 
 @dataclass
@@ -53,6 +59,8 @@ class Batch:
     the artifacts, as a part of a measurement's circumstances. ``parts`` are batches that were taken
     out of this one, by their ids, and end with it. A ``health_check`` is never repeated.
     ``builder`` is the device that built the artifacts, and alone may have them (None: all may).
+    ``rests`` says of sessions whose devices could not do a lease of it how often that was, and
+    until when they get no other, by the monotonic clock.
     """
 
     job_id: str
@@ -68,6 +76,20 @@ class Batch:
     parts: list[int] = field(default_factory=list)
     health_check: bool = False
     builder: Session | None = None
+    rests: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def rest(self, session: Session) -> None:
+        """A device could not do a lease of this. A replay device never will, and need not wait."""
+        if session.device.cpus:
+            times, _until = self.rests.get(session.session_id, (0, 0.0))
+            until = time.monotonic() + REST_S * LONGER**times
+            self.rests[session.session_id] = (times + 1, until)
+
+    @property
+    def resting(self) -> frozenset[str]:
+        """The sessions that get no lease of it now."""
+        now = time.monotonic()
+        return frozenset(one for one, (_times, until) in self.rests.items() if now < until)
 
     @property
     def left(self) -> int:

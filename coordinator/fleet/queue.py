@@ -147,7 +147,7 @@ class Queue:
             dispatcher.Waiting(
                 *(key, batch.kind, batch.left, batch.model_result is not None, batch.job_id),
                 self._weights.get(batch.job_id, 1.0),
-                barred[batch.job_id],
+                barred[batch.job_id] | batch.resting,
                 terms[batch.job_id].exclusive,
                 batch.builder.session_id if batch.builder else "",
             )
