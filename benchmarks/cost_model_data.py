@@ -27,6 +27,8 @@ from cost_model.features import Features, candidate_features
 from protos.records import UNTUNED_TRACE
 
 RECORDS = Path(__file__).with_name("records")
+DEFECT_RECORDS = Path(__file__).with_name("defect_records")
+"""Of programs that were broken on purpose, from which nothing is learnt."""
 
 Floats = npt.NDArray[np.float64]
 

@@ -4,6 +4,8 @@
     python -m benchmarks.cost_model_records --log records.db --per-task 160 --timeout 0.02 \
         --models resnet18 squeezenet vit_tiny
     tunefarm log export benchmarks/records --log records.db
+    python -m benchmarks.cost_model_records --defects --log defects.db --models squeezenet
+    tunefarm log export benchmarks/defect_records --log defects.db
 
 What a search measures is what its cost model likes; how well a model ranks *any* program of the
 space is seen on programs drawn at random, as in TenSet (Zheng et al., NeurIPS 2021): half of them
@@ -12,6 +14,10 @@ candidate: built by the coordinator's builders, compared and timed by a device a
 the tuning log. More samples of each are taken than in a search, whose ties cost it nothing. The
 second command lets nothing run for more than 20 ms, as one would on a device that must not hang: it
 is where most of the failures come from.
+
+No program of either space crashes, answers nonsense or is wrong. ``--defects`` has such records
+made: real measurements, too, but of programs that ``benchmarks.chaos.miscompiler`` has broken, in a
+folder of their own, which no cost model learns from. With both there are records of all statuses.
 
 The same command goes on where an interrupted one stopped.
 """
@@ -27,9 +33,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks import model_zoo
+from benchmarks.chaos.miscompiler import MiscompilingEveryWay
 from benchmarks.embedded_farm import Model, embedded_farm, with_ray
 from benchmarks.process import progress
 from coordinator.experiments import EVALUATOR, Experiments, Lab
+from coordinator.fleet.builders import BuildWorker
 from coordinator.frontend.target import resolve_target
 from coordinator.search.evolution import Evolution
 from coordinator.search.proposer import Proposal
@@ -105,11 +113,15 @@ def draws(task: Task, target_json: str, count: int, seed: int) -> Iterator[list[
 
 
 async def collect(
-    url: str, models: Sequence[model_zoo.ZooModel], per_task: int, evaluator: EvaluatorConfig
+    url: str,
+    models: Sequence[model_zoo.ZooModel],
+    per_task: int,
+    evaluator: EvaluatorConfig,
+    build_worker: type[BuildWorker] = BuildWorker,
 ) -> None:
     """Measure until every chosen task of every model has its candidates."""
     target = resolve_target("auto", None)
-    async with embedded_farm(url, target) as farm:
+    async with embedded_farm(url, target, build_worker) as farm:
         for chosen in models:
             path = model_zoo.files(chosen, model_zoo.cache_folder()).onnx
             model = Model(chosen.name, path.read_bytes(), chosen.shapes)
@@ -147,11 +159,13 @@ def main() -> None:
         "--timeout", type=float, default=1.0, metavar="S", help="of one run (default: 1)"
     )
     parser.add_argument("--models", nargs="*", default=[m.name for m in model_zoo.ZOO])
+    parser.add_argument("--defects", action="store_true", help="of programs that are broken")
     options = parser.parse_args()
     with with_ray():
         url, models = normalise_url(options.log), model_zoo.choose(options.models)
         evaluator = replace(EVALUATOR_OF_RECORDS, timeout_s=options.timeout)
-        asyncio.run(collect(url, models, options.per_task, evaluator))
+        worker = MiscompilingEveryWay if options.defects else BuildWorker
+        asyncio.run(collect(url, models, options.per_task, evaluator, worker))
 
 
 if __name__ == "__main__":

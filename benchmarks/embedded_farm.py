@@ -12,7 +12,7 @@ from coordinator import ray_runtime
 from coordinator.budget import Budget
 from coordinator.cli.tune import local_agent
 from coordinator.experiments import EVALUATOR, Lab
-from coordinator.fleet.builders import Builders
+from coordinator.fleet.builders import Builders, BuildWorker
 from coordinator.frontend.importer import ImportedModel, import_model
 from coordinator.learning import Learning
 from coordinator.search.proposer import SearchConfig
@@ -105,10 +105,12 @@ class EmbeddedFarm:
 
 
 @asynccontextmanager
-async def embedded_farm(url: str, target: str) -> AsyncIterator[EmbeddedFarm]:
+async def embedded_farm(
+    url: str, target: str, build_worker: type[BuildWorker] = BuildWorker
+) -> AsyncIterator[EmbeddedFarm]:
     """Start it, and stop it at the end. Ray must run already (``ray_runtime.running``)."""
     cpus = len(os.sched_getaffinity(0))
-    config = CoordinatorConfig(url, embedded=True, num_builders=cpus)
+    config = CoordinatorConfig(url, embedded=True, num_builders=cpus, build_worker=build_worker)
     async with Coordinator(config) as coordinator:
         with local_agent(coordinator.port, target, {}):
             yield EmbeddedFarm(coordinator, target)

@@ -1,16 +1,17 @@
 """What a full tuning log is worth: a model tuned on it beside the same on an empty one.
 
-    python -m benchmarks.transfer [--model mobilenet_v2] [--trials N] [--others LOG]
+    python -m benchmarks.transfer [--model mobilenet_v2] [--trials N] [--others LOG] [--repeats N]
 
 The full log holds the other models of ``benchmarks.models``, tuned on the same kind of device, but
 not this one; ``--others`` names a log that has them, and without it they are tuned first
-(``--other-trials`` each). Then the model's operators are tuned twice with the same budget, and a
-third time on a log that holds the model itself, but of another kind of device: the same machine
-with one thread. The best known is the best that any of the runs found, operator by operator.
+(``--other-trials`` each). Then the model's operators are tuned with the same budget on it, on an
+empty log, and on a log that holds the model itself, but of another kind of device: the same machine
+with one thread. All that ``--repeats`` times in turn, since a search is a matter of luck. The best
+known is the best that any of the runs found, operator by operator; figures are of medians.
 
 - ``trials_ratio``: trials on the empty log until the operators together are within 5 % of the best
   known (all of its trials, if it never is: the ratio is larger then), over those on the full log;
-  ``seconds_ratio`` likewise. ``reached_empty`` is 1 if the empty log's run was within 5 %.
+  ``seconds_ratio`` likewise. ``reached_empty`` is the share of runs on the empty log that were.
 - ``trials_ratio_kind``: the same over those on the log of the other kind.
 """
 
@@ -18,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -105,52 +108,66 @@ def without(source: str, url: str, model: Model) -> None:
         log.close()
 
 
-def compare(runs: Mapping[str, Run]) -> dict[str, float]:
+def compare(runs: Mapping[str, Sequence[Run]]) -> dict[str, float]:
     """Print when each run came within 5 % of the best known; the figures."""
-    keys = runs["empty"].weights
+    every = [run for some in runs.values() for run in some]
     best_us = sum(
-        weight * min(run.best_us[key] for run in runs.values() if key in run.best_us)
-        for key, weight in keys.items()
+        weight * min(run.best_us[key] for run in every if key in run.best_us)
+        for key, weight in every[0].weights.items()
     )
-    reached = {name: run.reached(WITHIN * best_us) for name, run in runs.items()}
     lines = []
-    for name, run in runs.items():
-        point, last = reached[name], run.curve()[-1]
-        lines.append(
-            [
-                *(name, last.trials, last.latency_us / best_us),
-                *((point.trials, point.seconds) if point else (None, None)),
-            ]
-        )
+    for name, some in runs.items():
+        for run in some:
+            point, last = run.reached(WITHIN * best_us), run.curve()[-1]
+            lines.append(
+                [
+                    *(name, last.trials, last.latency_us / best_us),
+                    *((point.trials, point.seconds) if point else (None, None)),
+                ]
+            )
     print(f"best known: {best_us / 1e3:.3f} ms in operators")
     print(table(("log", "trials", "end/best", "trials to 5 %", "seconds to 5 %"), lines))
-    figures = {"best_known_ms": best_us / 1e3, "reached_empty": float(bool(reached["empty"]))}
-    start = reached["empty"] or runs["empty"].curve()[-1]
+    came = [run.reached(WITHIN * best_us) is not None for run in runs["empty"]]
+    figures = {"best_known_ms": best_us / 1e3, "reached_empty": sum(came) / len(came)}
     for name, suffix in (("full", ""), ("other kind", "_kind")):
-        point = reached.get(name)
-        if point is not None:
-            figures[f"trials_ratio{suffix}"] = start.trials / max(point.trials, 1)
-            figures[f"seconds_ratio{suffix}"] = start.seconds / max(point.seconds, 1e-9)
+        for unit in ("trials", "seconds"):
+            empty = median_cost(runs["empty"], WITHIN * best_us, unit)
+            other = median_cost(runs.get(name, ()), WITHIN * best_us, unit)
+            if math.isinf(empty):
+                empty = statistics.median(getattr(run.curve()[-1], unit) for run in runs["empty"])
+            if not math.isinf(other):
+                figures[f"{unit}_ratio{suffix}"] = empty / max(other, 1e-9)
     return figures
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Run]:
+def median_cost(runs: Sequence[Run], latency_us: float, unit: str) -> float:
+    """``trials`` or ``seconds`` until the operators together were as fast as this, the median of
+    the runs; infinite if half of them never were."""
+    points = [run.reached(latency_us) for run in runs]
+    costs = [math.inf if point is None else float(getattr(point, unit)) for point in points]
+    return statistics.median_high(costs) if costs else math.inf
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
     """All runs, each on a log of its own."""
     target, one_thread = resolve_target("auto", None), resolve_target("auto", 1)
     model = zoo_model(options.model)
     others = [zoo_model(m.name) for m in model_zoo.ZOO if m.name != options.model]
-    urls = {name: str(folder / f"{name}.db") for name in ("others", "full", "empty", "kind")}
+    before = {name: folder / f"{name}.db" for name in ("empty", "full", "other kind")}
+    runs: dict[str, list[Run]] = {name: [] for name in before}
     with with_ray():
+        tuned = options.others or folder / "others.db"
         if options.others is None:
-            asyncio.run(tune(urls["others"], target, others, options.other_trials))
-        without(str(options.others or urls["others"]), urls["full"], model)
-        runs = {}
-        for name, log in (("full", "full"), ("empty", "empty")):
-            (job_id,) = asyncio.run(tune(urls[log], target, [model], options.trials))
-            runs[name] = read(urls[log], job_id)
-        asyncio.run(tune(urls["kind"], one_thread, [model], options.trials))
-        (job_id,) = asyncio.run(tune(urls["kind"], target, [model], options.trials))
-        runs["other kind"] = read(urls["kind"], job_id)
+            asyncio.run(tune(str(tuned), target, others, options.other_trials))
+        without(str(tuned), str(before["full"]), model)
+        asyncio.run(tune(str(before["other kind"]), one_thread, [model], options.trials))
+        for number in range(options.repeats):
+            for name, start in before.items():
+                url = folder / f"{name}-{number}.db"
+                if start.exists():
+                    shutil.copy(start, url)
+                (job_id,) = asyncio.run(tune(str(url), target, [model], options.trials))
+                runs[name].append(read(str(url), job_id))
     return runs
 
 
@@ -166,6 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--other-trials", type=int, default=1000, help="of each other model (default: 1000)"
     )
+    parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tunefarm-transfer-") as folder:
         figures = compare(measure(options, Path(folder)))

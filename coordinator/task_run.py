@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 from coordinator.search.proposer import Outcome
@@ -30,11 +31,12 @@ class TaskRun:
     """One task of the job and what is known of it. Latencies in microseconds.
 
     ``weight`` is how often the model runs it as it would be made now, ``stake`` what a microsecond
-    of it is worth to the search (``search/composition.py``). ``best_after`` is the best latency
-    after each batch; ``outcomes`` is by candidate key; ``seeds`` are timed before the search
-    proposes anything, and ``doubtful`` what else is known of where they came from; ``opened`` and
-    ``reference`` are shared by the batches that wait for them; ``artifacts`` are those that may
-    come into the finals, by candidate key.
+    of it is worth to the search (``search/composition.py``). ``measured`` counts trials and what
+    was suspect; ``best_after`` is the best latency after each full batch of these, and now.
+    ``outcomes`` is by candidate key. ``seeds`` are timed before the search proposes anything
+    (``seeds_are_foreign``: they are of other kinds of device), and ``doubtful`` is what else is
+    known of where they came from. ``opened`` and ``reference`` are shared by the batches that wait
+    for them; ``artifacts`` are those that may come into the finals, by candidate key.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class TaskRun:
     untuned_us: float | None = None
     best_us: float | None = None
     trials: int = 0
+    measured: int = 0
     best_after: list[float] = field(default_factory=list)
     in_flight: int = 0
     exhausted: bool = False
@@ -52,6 +55,7 @@ class TaskRun:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     final: FinalResult | None = None
     seeds: list[Candidate] = field(default_factory=list)
+    seeds_are_foreign: bool = False
     doubtful: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -111,6 +115,15 @@ class TaskRun:
             if untuned:
                 self.untuned_us = outcome.latency_us
             self.best_us = min(self.best_us or outcome.latency_us, outcome.latency_us)
+
+    def advance(self, measured: int, batch_size: int) -> None:
+        """So many more were measured: they are in the outcomes already. A history by full batches,
+        whatever came together: half a batch that wins nothing says half as much."""
+        self.measured += measured
+        if self.best_us is not None:
+            rounds = math.ceil(self.measured / batch_size)
+            del self.best_after[max(0, rounds - 1) :]
+            self.best_after += [self.best_us] * (rounds - len(self.best_after))
 
     @property
     def best_tuned_us(self) -> float | None:

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from coordinator.budget import Budget, Ended, Flatness, operators_us
@@ -88,12 +89,14 @@ class Tuner:
             for row in await asyncio.to_thread(known.evidence, key, *where):
                 run.note(Outcome(row.candidate, row.latency_us))
             run.best_after += best_after(run, self._search.batch_size)
+            run.measured = len(run.tried())
             run.doubtful = await asyncio.to_thread(known.doubtful, key, *where)
             if seeds.confirmed(run.best_tuned_us, run.doubtful):
                 self._believe(run)
             run.seeds = seeds.to_time_again(run.doubtful)
             if not run.seeds and not run.tried():
                 run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
+                run.seeds_are_foreign = True
         self.counts = TrialCounts()  # with what came late meanwhile
         for run in self.runs:
             self._count_known(run.tried())
@@ -110,7 +113,9 @@ class Tuner:
             outcome = Outcome(candidate, measurement.latency_us)
             known = len(run.tried())
             run.note(outcome)
-            self._count_known(run.tried()[known:])
+            new = run.tried()[known:]
+            run.advance(len(new), self._search.batch_size)
+            self._count_known(new)
         self._changed()
 
     def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
@@ -195,7 +200,8 @@ class Tuner:
     async def _time_again(self, run: TaskRun) -> None:
         """One task's seeds; the records that they confirm are as good as tried."""
         await self._opened(run)
-        proposals = await self._search.seed(run.task.workload_key, run.seeds)
+        propose = self._search.adapt if run.seeds_are_foreign else self._search.seed
+        proposals = await propose(run.task.workload_key, run.seeds)
         run.seeds = []
         if proposals:
             await self._take_in(run, proposals, await self.experiments.run(run, proposals))
@@ -213,8 +219,7 @@ class Tuner:
         """Take a task's doubtful records for tried; returns them. To the task scheduler they are
         batches without a gain."""
         believed = run.believe()
-        if run.best_us is not None:
-            run.best_after += [run.best_us] * (len(believed) // self._search.batch_size)
+        run.advance(len(believed), self._search.batch_size)
         return believed
 
     async def tune(self, budget: Budget) -> Ended:
@@ -261,7 +266,8 @@ class Tuner:
         slots = BATCHES_AHEAD + max(0, devices - 1)
         while len(batches) < slots and budget.remaining_s != 0:
             left = budget.trials - self.counts.total - self._under_way
-            index = task_scheduler.choose([run.state() for run in self.runs]) if left > 0 else None
+            states = [replace(run.state(), size=self._batch_size(run)) for run in self.runs]
+            index = task_scheduler.choose(states) if left > 0 else None
             if index is None:
                 return
             run = self.runs[index]
@@ -324,8 +330,7 @@ class Tuner:
             run.note(outcome)
         ok = sum(measurement.ok for _, measurement in new)
         self._count(ok, len(new) - ok)
-        if run.best_us is not None:
-            run.best_after.append(run.best_us)
+        run.advance(len(proposals), self._search.batch_size)
         self._compose()
         telling = [outcome for outcome, measurement in known if measurement.status.teaches]
         await self._search.observe(run.task.workload_key, telling)

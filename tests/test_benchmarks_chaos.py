@@ -133,7 +133,7 @@ def test_what_agents_were_told_is_read_from_what_they_say(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------- faults
 
 
-def test_miscompiled_programs_crash_hang_and_are_wrong() -> None:
+def test_miscompiled_programs_fail_as_their_defects_say() -> None:
     from benchmarks.lone_device import LoneDevice
     from benchmarks.timing import Contender
 
@@ -142,7 +142,8 @@ def test_miscompiled_programs_crash_hang_and_are_wrong() -> None:
     reference = build_kernel(workload, UNTUNED_TRACE, target_json()).artifact
     assert reference is not None
     kernels = []
-    for defect in (Defect.CRASHES, Defect.HANGS, Defect.WRONG):
+    broken_by = (Defect.CRASHES, Defect.HANGS, Defect.WRONG, Defect.BABBLES)
+    for defect in (*broken_by, Defect.NOT_TO_BE_LOADED):
         broken = broken_program(workload, matmul_trace(), defect)
         built = build_kernel(broken, UNTUNED_TRACE, target_json())
         assert built.artifact is not None, built.error
@@ -153,6 +154,8 @@ def test_miscompiled_programs_crash_hang_and_are_wrong() -> None:
         MeasurementStatus.CRASHED,
         MeasurementStatus.TIMED_OUT,
         MeasurementStatus.WRONG_OUTPUT,
+        MeasurementStatus.GARBAGE,
+        MeasurementStatus.LOAD_ERROR,
     ]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from benchmarks import cost_model, cost_model_records
-from benchmarks.cost_model_data import RECORDS, Row, load
+from benchmarks.chaos.miscompiler import EVERY_SHARE, Defect, defect_of
+from benchmarks.cost_model_data import DEFECT_RECORDS, RECORDS, Row, load
 from benchmarks.cost_model_variants import VARIANTS
 from benchmarks.transfer import Run, compare
 from cost_model.features import CANDIDATE_WIDTH
@@ -103,14 +106,41 @@ def test_every_variant_of_the_ablation_trains() -> None:
 def test_the_records_that_are_shipped_are_enough_and_of_many_kinds() -> None:
     import pyarrow.parquet as parquet
 
-    table = parquet.read_table(RECORDS / "measurements.parquet", columns=["status"])
-    statuses = set(table["status"].to_pylist())
+    statuses = _statuses(RECORDS)
     assert {"OK", "TIMED_OUT"} <= statuses
+    assert statuses | _statuses(DEFECT_RECORDS) == set(MeasurementStatus.__members__)
     candidates = parquet.read_table(RECORDS / "candidates.parquet", columns=["workload_key"])
     of_task = candidates["workload_key"].value_counts().to_pylist()
     assert sum(one["counts"] >= cost_model.LEAST_CANDIDATES for one in of_task) >= 40
     assert len(candidates) >= 6000
     assert sum(path.stat().st_size for path in RECORDS.iterdir()) < 8 << 20
+
+
+def _statuses(records: Path) -> set[str]:
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(records / "measurements.parquet", columns=["status"])
+    return set(table["status"].to_pylist())
+
+
+def test_shipped_records_of_broken_programs_say_what_was_wrong() -> None:
+    import pyarrow.parquet as parquet
+
+    candidates = parquet.read_table(DEFECT_RECORDS / "candidates.parquet").to_pylist()
+    traces = {row["key"]: row["trace_json"] for row in candidates}
+    found: dict[Defect, set[str]] = defaultdict(set)
+    for row in parquet.read_table(DEFECT_RECORDS / "measurements.parquet").to_pylist():
+        defect = defect_of(traces[row["candidate_key"]], EVERY_SHARE)
+        found[defect].add(row["status"])
+    assert found.pop(Defect.NONE) >= {"OK"}
+    assert found.pop(Defect.WRONG) <= {"WRONG_OUTPUT", "CRASHED"}, "one without a loop to shorten"
+    assert found == {
+        Defect.CRASHES: {"CRASHED"},
+        Defect.HANGS: {"TIMED_OUT"},
+        Defect.BABBLES: {"GARBAGE"},
+        Defect.NOT_TO_BE_LOADED: {"LOAD_ERROR"},
+        Defect.NEVER_BUILT: {"BUILD_TIMEOUT"},
+    }
 
 
 def test_shipped_records_become_rows_with_the_features_of_both_models() -> None:
@@ -156,12 +186,18 @@ def test_transfer_counts_trials_until_all_operators_are_nearly_the_best() -> Non
             best[key] = min(us, best.get(key, us))
         return Run(History(records, {}, "k"), {"a": 1, "b": 2}, best)
 
+    empty = (("a", 100), ("b", 50), ("a", 60), ("b", 40), ("a", 41), ("b", 20), ("a", 40))
     runs = {
-        "empty": run(("a", 100), ("b", 50), ("a", 60), ("b", 40), ("a", 41), ("b", 20), ("a", 40)),
-        "full": run(("a", 44), ("b", 22), ("b", 20), ("a", 40)),
-        "other kind": run(("a", 40), ("b", 100), ("b", 30), ("b", 21)),
+        "empty": [run(*empty), run(*empty[:5]), run(*empty)],
+        "full": [run(("a", 44), ("b", 22), ("b", 20), ("a", 40))],
+        "other kind": [run(("a", 40), ("b", 100), ("b", 30), ("b", 21))],
     }
     figures = compare(runs)
     assert figures["best_known_ms"] == pytest.approx(0.08)
     assert figures["trials_ratio"] == 6 / 3
     assert figures["trials_ratio_kind"] == 6 / 4
+    assert figures["reached_empty"] == 2 / 3
+    never = {"empty": [run(*empty[:5])], "full": runs["full"], "other kind": [run(*empty[:4])]}
+    figures = compare(never)
+    assert figures["trials_ratio"] == 5 / 3, "of what it made, which was not enough"
+    assert "trials_ratio_kind" not in figures

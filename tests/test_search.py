@@ -16,6 +16,7 @@ from tvm.s_tir.schedule import Trace
 from coordinator.search.evolution import Evolution
 from coordinator.search.proposer import (
     SERIAL_BELOW_FLOPS,
+    TRIED,
     Outcome,
     Proposer,
     SearchConfig,
@@ -154,6 +155,34 @@ def test_a_batch_is_as_large_as_is_asked_for_and_seeds_come_first() -> None:
     np.testing.assert_allclose(seeded.features, fast.features, rtol=1e-5)
     other.observe([Outcome(seeded.candidate, 1.0)])
     assert other._measured[0][0] == 1.0
+
+
+def test_what_is_best_elsewhere_is_tried_with_threads_and_without() -> None:
+    threaded = _proposer().propose()  # a large task's, whose programs have threads but for a few
+    best = [p.candidate for p in threaded if uses_threads(p.candidate.trace_json)][:4]
+    small = _proposer(2.0 * 64**3)
+    adapted = [p.candidate for p in small.adapt(best)]
+    assert adapted[:2] == best[:2]
+    assert [uses_threads(c.trace_json) for c in adapted] == [True, True, False, False]
+    assert not {c.key for c in adapted} & {p.candidate.key for p in small.propose()}
+    assert [p.candidate for p in _proposer().adapt(best)] == best, "a large one needs its threads"
+    assert [p.candidate for p in _proposer(2.0 * 64**3).adapt(best[:1])] == best[:1]
+
+
+def test_neither_leads_before_enough_of_both_were_tried() -> None:
+    proposer = _proposer(2.0 * 64**3)
+    shares = []
+    for round_ in range(6):
+        batch = proposer.propose()
+        serial = [not uses_threads(p.candidate.trace_json) for p in batch]
+        shares.append(sum(serial) / len(serial))
+        took_us = [10.0 + round_ if alone else 100.0 for alone in serial]
+        proposer.observe([Outcome(p.candidate, us) for p, us in zip(batch, took_us, strict=True)])
+        if min(proposer._tried.values()) >= TRIED:
+            break
+        assert proposer._serial_share() == 0.5
+    assert all(0.25 <= share <= 0.75 for share in shares)
+    assert proposer._serial_share() == 0.9
 
 
 def test_small_kernels_are_also_tried_without_threads() -> None:

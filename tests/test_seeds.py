@@ -172,6 +172,24 @@ def test_what_is_slower_now_is_tuned_anew(tmp_path: Path) -> None:
     assert {outcome.candidate.trace_json for outcome in run.tried()} == {"a", "b", "c"}
 
 
+def test_half_a_batch_is_half_a_batch_of_the_history() -> None:
+    run = TaskRun(TASK)
+    run.advance(4, 16)
+    assert run.best_after == [], "nothing was timed"
+    for trials, best_us, history in [
+        (4, 90.0, [90.0]),
+        (8, 80.0, [80.0]),
+        (4, 70.0, [80.0, 70.0]),
+        (16, 60.0, [80.0, 70.0, 60.0]),
+        (0, 60.0, [80.0, 70.0, 60.0]),
+        (28, 50.0, [80.0, 70.0, 60.0, 50.0]),
+        (1, 40.0, [80.0, 70.0, 60.0, 50.0, 40.0]),
+    ]:
+        run.best_us = best_us
+        run.advance(trials, 16)
+        assert run.best_after == history
+
+
 def test_nothing_is_timed_again_twice(tmp_path: Path) -> None:
     log = TuningLog.open(str(tmp_path / "log.db"))
     job = log.add_job(JobSpec("m", "ab" * 32, "{}", 100), "here:1", embedded=True)

@@ -46,6 +46,12 @@ def test_no_progress_lowers_the_expectation() -> None:
     assert expected_gain_us(moving, rate) > expected_gain_us(stuck, rate)
 
 
+def test_what_a_trial_should_win_counts_and_not_what_a_batch_should() -> None:
+    tasks = [HEAVY, replace(HEAVY, untuned_us=700.0, size=4)]
+    assert choose(tasks) == 1
+    assert choose([HEAVY, replace(HEAVY, untuned_us=200.0, size=4)]) == 0
+
+
 def test_batches_in_flight_make_room_for_others() -> None:
     tasks = [replace(HEAVY, weight=1), replace(HEAVY, weight=1, untuned_us=900.0)]
     first = choose(tasks)

@@ -37,6 +37,9 @@ THREADS_COST_US = 5.0
 SERIAL_SHARES = (0.5, 0.9, 0.2)
 """Share of a batch without threads: at first, when those lead, when they trail."""
 
+TRIED = 8
+"""Measured programs of either kind before one of them can be said to lead."""
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -99,6 +102,7 @@ class Proposer:
         self._measured: list[tuple[float, Program]] = []  # the fastest, in order
         self._may_be_serial = task.flops < SERIAL_BELOW_FLOPS
         self._best_us = {True: math.inf, False: math.inf}  # by whether it is serial
+        self._tried = {True: 0, False: 0}  # likewise
 
     def use_model(self, model: CostModel | None) -> None:
         """Rank programs with ``model`` from now on; None: take them as they come."""
@@ -121,12 +125,22 @@ class Proposer:
 
     def seed(self, candidates: Sequence[Candidate]) -> list[Proposal]:
         """Proposals out of candidates from elsewhere, without those that don't apply here."""
-        programs = []
-        for candidate in candidates:
-            program = self._replay(candidate)
-            if program is not None:
-                programs.append(program)
+        return self._proposals(self._replayed(candidates))
+
+    def adapt(self, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """Proposals out of candidates of other kinds of device, as many at most. What is best with
+        threads there may be best without them here, or the other way round: of a small task, half
+        are neighbours of the others that differ in that."""
+        programs = self._replayed(candidates)
+        if self._may_be_serial and len(programs) > 1:
+            programs = programs[: math.ceil(len(programs) / 2)]
+            for program in tuple(programs):
+                programs += self._evolution.mutate([program], [not program.serial])
         return self._proposals(programs)
+
+    def _replayed(self, candidates: Sequence[Candidate]) -> list[Program]:
+        found = (self._replay(candidate) for candidate in candidates)
+        return [program for program in found if program is not None]
 
     def _proposals(self, programs: Sequence[Program]) -> list[Proposal]:
         known = self._model is not None and bool(programs)
@@ -174,7 +188,7 @@ class Proposer:
 
     def _serial_share(self) -> float:
         first, leading, trailing = SERIAL_SHARES
-        if math.inf in self._best_us.values():
+        if min(self._tried.values()) < TRIED or math.inf in self._best_us.values():
             return first
         return leading if self._best_us[True] < self._best_us[False] + THREADS_COST_US else trailing
 
@@ -225,6 +239,7 @@ class Proposer:
             if program is None:
                 program = self._evolution.replay(outcome.candidate.trace_json)
             serial = program.serial
+            self._tried[serial] += 1
             self._best_us[serial] = min(self._best_us[serial], outcome.latency_us)
             self._measured.append((outcome.latency_us, program))
         self._measured.sort(key=lambda measured: measured[0])

@@ -45,6 +45,7 @@ class TaskState:
     in_flight: int = 0
     exhausted: bool = False
     stake: float | None = None
+    size: int = 16
 
     @property
     def best_us(self) -> float:
@@ -80,8 +81,9 @@ def _share(batches: int) -> float:
 
 
 def choose(tasks: Sequence[TaskState]) -> int | None:
-    """The index of the task that gets the next batch; None if none has anything left to win."""
+    """The index of the task that gets the next batch, the one that should win most by a trial; None
+    if none has anything left to win."""
     rate = best_rate(tasks)
-    gains = [expected_gain_us(task, rate) for task in tasks]
+    gains = [expected_gain_us(task, rate) / task.size for task in tasks]
     best = max(range(len(gains)), key=gains.__getitem__, default=None)
     return best if best is not None and gains[best] > 0 else None

@@ -64,6 +64,11 @@ class SearchWorker:
         with host_lock.working():
             return self._proposers[workload_key].seed(candidates)
 
+    def adapt(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """See Proposer.adapt."""
+        with host_lock.working():
+            return self._proposers[workload_key].adapt(candidates)
+
     def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:
         """Tell the task's search what was measured."""
         self._proposers[workload_key].observe(outcomes)
@@ -110,6 +115,12 @@ class SearchPool:
         """See SearchWorker.seed."""
         actor = self._of_task[workload_key]
         batch: list[Proposal] = await actor.call("seed", workload_key, candidates)
+        return batch
+
+    async def adapt(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+        """See SearchWorker.adapt."""
+        actor = self._of_task[workload_key]
+        batch: list[Proposal] = await actor.call("adapt", workload_key, candidates)
         return batch
 
     async def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:

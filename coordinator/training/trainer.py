@@ -35,7 +35,7 @@ GROWTH = 1.1
 """With so many times the candidates of the last time, a model is trained anew; in between trees are
 added to the one in use."""
 
-ENOUGH = 256
+ENOUGH = 1024
 """With so many candidates of its own, a kind of device learns from no others any more: what is best
 differs in the end."""
 
