@@ -155,6 +155,26 @@ def test_devices_are_listed_with_their_labels(
     assert "price-per-hour=0.36, rack=3, watts=7.5" in capsys.readouterr().out
 
 
+def test_what_devices_of_a_kind_have_in_common_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    target = '{"kind":"llvm","mcpu":"cortex-a72","num-cores":4}'
+    first, second = (Device(name, target, "a CPU", (0,), 4) for name in ("d1", "d2"))
+    other = Device("d3", target, "another CPU", (0,), 4, not_enforced=("memory",))
+    states = [DeviceStatus(d, DeviceState.IDLE, d.kind) for d in (first, second, other)]
+    states[1] = replace(states[1], last_error="its disk is full")
+    devices_table(states)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["d1", "idle", first.kind[:8], "0", "0"] in lines
+    assert ["d2", "its", "disk", "is", "full"] in lines
+    assert ["d3", "memory"] in lines
+    assert [line[:2] for line in lines if line and line[-1].startswith('{"kind"')] == [
+        [first.kind[:8], "2"],
+        [other.kind[:8], "1"],
+    ]
+
+
 # ------------------------------------------------------------------------- what is reckoned
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -28,12 +29,16 @@ def _print(table: Table, nothing: str) -> None:
         console.print(nothing)
 
 
+_NARROW = ("state", "kind", "measurements")
+"""Columns that are never folded."""
+
+
 def _table(name: str, *columns: str) -> Table:
     """``name`` is what people copy: it is never folded."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(name, no_wrap=True)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "state")
+        table.add_column(column, overflow="fold", no_wrap=column in _NARROW)
     return table
 
 
@@ -127,27 +132,50 @@ def _canary(status: DeviceStatus) -> str:
 
 
 def devices_table(statuses: Sequence[DeviceStatus]) -> None:
-    """One line a device."""
-    watched = any(s.canary_s for s in statuses)
-    table = _table(
-        *("device", "state", "CPU", "threads", "CPUs", "measurements", "kind", "target"),
-        *("labels", *(("canary",) if watched else ()), "last error"),
-        *(("kernels not kept from",) if any(s.device.not_enforced for s in statuses) else ()),
-    )
+    """One line a device; then what is to be said of some of them, and what those of one kind have
+    in common."""
+    shown: list[tuple[str, Callable[[DeviceStatus], str]]] = [
+        ("state", _state),
+        ("kind", lambda status: status.kind[:8]),
+        ("CPUs", lambda status: ",".join(map(str, status.device.cpus))),
+        ("measurements", lambda status: str(status.measurements)),
+        ("labels", lambda status: labels_text(status.device.labels)),
+        ("canary", _canary),
+    ]
+    shown = [(name, tell) for name, tell in shown if any(map(tell, statuses))]
+    table = _table("device", *(name for name, _ in shown))
     for status in statuses:
-        device = status.device
+        table.add_row(plain(status.device.name), *(plain(tell(status)) for _, tell in shown))
+    _print(table, "no device has connected yet; start one: tunefarm agent")
+    for heading, tell in (
+        ("last error", lambda status: status.last_error),
+        ("kernels not kept from", lambda status: ", ".join(status.device.not_enforced)),
+    ):
+        told = [(status.device.name, tell(status)) for status in statuses if tell(status)]
+        if told:
+            table = _table("device", heading)
+            for name, text in told:
+                table.add_row(plain(name), plain(text))
+            print()
+            _print(table, "")
+    if statuses:
+        print()
+        _print(_kinds_table(statuses), "")
+
+
+def _state(status: DeviceStatus) -> str:
+    return status.state.name.lower() + (" (emulated)" if status.device.emulated else "")
+
+
+def _kinds_table(statuses: Sequence[DeviceStatus]) -> Table:
+    table = _table("kind", "devices", "CPU", "threads", "target")
+    of_kind = Counter(status.kind for status in statuses)
+    for kind, device in {status.kind: status.device for status in statuses}.items():
         table.add_row(
-            plain(device.name),
-            status.state.name.lower() + (" (emulated)" if device.emulated else ""),
+            plain(kind[:8]),
+            str(of_kind[kind]),
             plain(", ".join(dict.fromkeys(filter(None, (device.board, device.cpu_model))))),
             str(device.num_threads),
-            ",".join(map(str, device.cpus)),
-            str(status.measurements),
-            plain(status.kind[:8]),
             plain(device.target_json),
-            plain(labels_text(device.labels)),
-            *((_canary(status),) if watched else ()),
-            plain(status.last_error),
-            *((plain(", ".join(device.not_enforced)),) if device.not_enforced else ()),
         )
-    _print(table, "no device has connected yet; start one: tunefarm agent")
+    return table
