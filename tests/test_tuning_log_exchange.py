@@ -29,7 +29,7 @@ from coordinator.tuning_log.exchange.parquet_import import import_parquet
 from coordinator.tuning_log.exchange.report import Damaged, ImportReport, no_progress
 from coordinator.tuning_log.exchange.selection import Filters, select
 from coordinator.tuning_log.exchange.tvm_process import TvmProcess
-from coordinator.tuning_log.schema import imports, measurements, workloads
+from coordinator.tuning_log.schema import imports, jobs, measurements, workloads
 from protos.errors import BadRequest, NotFound
 from protos.records import Candidate, MeasurementStatus, sha256_hex
 from tests.exchange import KIND, answers, fill, operator, reordered, rows, untuned
@@ -282,6 +282,15 @@ def test_duckdb_and_pandas_read_the_files(here: TuningLog, tmp_path: Path) -> No
     assert str(frame["measured_at"].dtype) == "datetime64[ns, UTC]"
     assert list(frame.loc[frame["lease_id"] == "lease-2", "repeats_s"].iloc[0]) == [2e-3, 1e-3]
     assert pandas.read_parquet(tmp_path / "out" / "devices.parquet")["labels"][0] == [("rack", "3")]
+
+
+def test_what_a_job_asked_for_and_came_to_is_exported() -> None:
+    only_while_it_runs = {"id", "coordinator", "embedded", "stage", "remaining_s"}
+    exported = {column.name for column in TABLES["jobs"]}
+    assert {column.name for column in jobs.columns} - exported == {
+        *only_while_it_runs,
+        "ranking_batches",
+    }
 
 
 def test_every_column_is_documented() -> None:

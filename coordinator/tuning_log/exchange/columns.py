@@ -126,6 +126,11 @@ JOBS = (
     Column("seed", pa.int64(), True),
     Column("cold_cache", pa.bool_(), True),
     Column("direct_convolutions", pa.bool_(), True),
+    _text("priority"),
+    *_doubles("canary_drift"),
+    *(_text(name) for name in ("devices_json", "targets_json", "where_json")),
+    Column("exclusive", pa.bool_(), True),
+    *_texts("parent_id"),
     *(_text(name) for name in ("state", "tuning_ended", "error")),
     Column("elapsed_s", pa.float64(), True),
     *(
