@@ -1,13 +1,14 @@
 """What a full tuning log is worth: a model tuned on it beside the same on an empty one.
 
-    python -m benchmarks.transfer [--model mobilenet_v2] [--trials N] [--others LOG] [--repeats N]
+    python -m benchmarks.transfer [--model mobilenet_v2] [--trials N] [--others LOG]
 
 The full log holds the other models of ``benchmarks.models``, tuned on the same kind of device, but
 not this one; ``--others`` names a log that has them, and without it they are tuned first
-(``--other-trials`` each). Then the model's operators are tuned with the same budget on it, on an
-empty log, and on a log that holds the model itself, but of another kind of device: the same machine
-with one thread. All that ``--repeats`` times in turn, since a search is a matter of luck. The best
-known is the best that any of the runs found, operator by operator; figures are of medians.
+(``--other-trials`` each). The log of another kind of device holds all models, this one, too, tuned
+on the same machine with one thread (``--elsewhere`` names one). Then the model's operators are
+tuned with the same budget on an empty log, on the full one, and on that of the other kind:
+``--repeats`` times in turn, since a search is a matter of luck. The best known is the best that any
+of the runs found, operator by operator; figures are of medians.
 
 - ``trials_ratio``: trials on the empty log until the operators together are within 5 % of the best
   known (all of its trials, if it never is: the ratio is larger then), over those on the full log;
@@ -84,7 +85,7 @@ def read(url: str, job_id: str) -> Run:
         weights = {task.workload_key: task.weight for task in log.tasks(job_id)}
     finally:
         log.close()
-    best: dict[str, float] = {}
+    best = dict(history.best_before_us)
     for record in history.records:
         if record.latency_us is not None:
             known = best.get(record.workload_key, record.latency_us)
@@ -160,7 +161,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
         if options.others is None:
             asyncio.run(tune(str(tuned), target, others, options.other_trials))
         without(str(tuned), str(before["full"]), model)
-        asyncio.run(tune(str(before["other kind"]), one_thread, [model], options.trials))
+        if options.elsewhere is None:
+            every, url = [*others, model], str(before["other kind"])
+            asyncio.run(tune(url, one_thread, every, options.other_trials))
+        else:
+            shutil.copy(options.elsewhere, before["other kind"])
         for number in range(options.repeats):
             for name, start in before.items():
                 url = folder / f"{name}-{number}.db"
@@ -180,8 +185,9 @@ def main() -> None:
     parser.add_argument("--model", default="mobilenet_v2", help="default: mobilenet_v2")
     parser.add_argument("--trials", type=int, default=2000, help="of each run (default: 2000)")
     parser.add_argument("--others", type=Path, help="a log that holds the other models")
+    parser.add_argument("--elsewhere", type=Path, help="one that has all, of another kind")
     parser.add_argument(
-        "--other-trials", type=int, default=1000, help="of each other model (default: 1000)"
+        "--other-trials", type=int, default=1000, help="of each model of a log (default: 1000)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
     options = parser.parse_args()

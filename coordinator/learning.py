@@ -40,7 +40,7 @@ longer, and a few more change less."""
 
 ROWS_AT_ONCE = 2000
 
-FROM_ELSEWHERE = 4000
+FROM_ELSEWHERE = 8000
 """Measurements of other kinds of device that a kind without enough of its own learns from: which of
 two programs is faster is often the same on both."""
 

@@ -106,7 +106,8 @@ def keep(log: TuningLog, job_id: str, measurement: Measurement, trace: str) -> N
 
 
 def test_the_history_is_the_jobs_own_in_its_order(log: TuningLog) -> None:
-    earlier, job_id = new_job(log, "w1"), new_job(log, "w1", "w2")
+    earlier, job_id = new_job(log, "w1", "w3"), new_job(log, "w1", "w2", "w3")
+    keep(log, earlier, ok(Candidate("w3", "tuned"), "lease-9", 7e-4), "tuned")  # and enough
     known, new, unbuilt = (Candidate("w1", trace) for trace in ("known", "new", "unbuilt"))
     base = Candidate("w2", UNTUNED_TRACE)
     keep(log, earlier, ok(known, "lease-1", 3e-4), "known")
@@ -117,7 +118,7 @@ def test_the_history_is_the_jobs_own_in_its_order(log: TuningLog) -> None:
     keep(log, job_id, ok(new, "same-1", 1e-4), "new")
     keep(log, job_id, failed(unbuilt, "lease-4", MeasurementStatus.CRASHED), "unbuilt")
     found = log.history(job_id)
-    assert found.best_before_us == {"w1": pytest.approx(300.0)}
+    assert found.best_before_us == {"w1": pytest.approx(300.0), "w3": pytest.approx(700.0)}
     assert [(r.candidate_key, r.untuned, r.trial) for r in found.records] == [
         (base.key, True, False),
         (known.key, False, False),

@@ -157,6 +157,17 @@ def test_a_batch_is_as_large_as_is_asked_for_and_seeds_come_first() -> None:
     assert other._measured[0][0] == 1.0
 
 
+class ModelThatDislikes:
+    """A stand-in for a trained model, which would dislike others."""
+
+    def __init__(self, disliked: list[Features]) -> None:
+        self._disliked = disliked
+
+    def predict(self, features: Features) -> Prediction:
+        found = [any(np.allclose(row, one) for one in self._disliked) for row in features]
+        return Prediction(1.0 - np.array(found, dtype=float), *np.zeros((2, len(features))))
+
+
 def test_what_is_best_elsewhere_is_tried_with_threads_and_without() -> None:
     threaded = _proposer().propose()  # a large task's, whose programs have threads but for a few
     best = [p.candidate for p in threaded if uses_threads(p.candidate.trace_json)][:4]
@@ -167,6 +178,12 @@ def test_what_is_best_elsewhere_is_tried_with_threads_and_without() -> None:
     assert not {c.key for c in adapted} & {p.candidate.key for p in small.propose()}
     assert [p.candidate for p in _proposer().adapt(best)] == best, "a large one needs its threads"
     assert [p.candidate for p in _proposer(2.0 * 64**3).adapt(best[:1])] == best[:1]
+    knowing = _proposer()
+    disliked = [p.features for p in threaded if p.candidate in best[1:3]]
+    knowing.use_model(cast(Any, ModelThatDislikes(disliked)))
+    chosen = {p.candidate.key for p in knowing.adapt(best)}
+    assert len(chosen) == 4
+    assert chosen & {c.key for c in best} == {best[0].key, best[3].key}, "the model chooses"
 
 
 def test_neither_leads_before_enough_of_both_were_tried() -> None:

@@ -128,15 +128,20 @@ class Proposer:
         return self._proposals(self._replayed(candidates))
 
     def adapt(self, candidates: Sequence[Candidate]) -> list[Proposal]:
-        """Proposals out of candidates of other kinds of device, as many at most. What is best with
-        threads there may be best without them here, or the other way round: of a small task, half
-        are neighbours of the others that differ in that."""
+        """As many proposals out of candidates of other kinds of device. With a cost model they are
+        only the first of a pool, with their neighbours and others, out of which the model chooses.
+        What is best with threads there may be best without them here, or the other way round: of a
+        small task, half are neighbours of the others that differ in that."""
         programs = self._replayed(candidates)
         if self._may_be_serial and len(programs) > 1:
             programs = programs[: math.ceil(len(programs) / 2)]
             for program in tuple(programs):
                 programs += self._evolution.mutate([program], [not program.serial])
-        return self._proposals(programs)
+        if self._model is None:
+            return self._proposals(programs)
+        self._pool += programs
+        found = self._explore(self._config.fresh_first)
+        return self._proposals(self._choose(found, len(candidates)))
 
     def _replayed(self, candidates: Sequence[Candidate]) -> list[Program]:
         found = (self._replay(candidate) for candidate in candidates)

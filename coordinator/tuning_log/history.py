@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from protos.records import UNTUNED_TRACE, Candidate, History, HistoryRecord, MeasurementStatus
 
-from .schema import measurements
+from .schema import job_tasks, measurements
 
 _REPEATED = "same-"
 """A lease of this name is no device's: it repeats what is known of the same bytes."""
@@ -20,7 +20,9 @@ def history(connection: sa.Connection, job_id: str) -> History:
     if not rows:
         return History()
     first = rows[0]
-    keys = list(dict.fromkeys(row.workload_key for row in rows))
+    tasks = sa.select(job_tasks.c.workload_key).where(job_tasks.c.job_id == job_id)
+    measured = (row.workload_key for row in rows)
+    keys = list(dict.fromkeys((*measured, *connection.execute(tasks).scalars())))
     untuned = {Candidate(key, UNTUNED_TRACE).key for key in keys}
     known = _known_before(connection, job_id, first)
     return History(
