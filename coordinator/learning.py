@@ -20,12 +20,12 @@ from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
 from coordinator.training import distributed
 from coordinator.training.distributed import DISTRIBUTED_ABOVE, AllRows
-from coordinator.training.trainer import ENOUGH, MAX_SAMPLES, Trainer, Training
+from coordinator.training.trainer import MAX_SAMPLES, Trainer, Training
 from coordinator.tuning_log.samples import SampleRow
 from coordinator.tuning_log.training_rows import ALL_ROWS_SCORE, Scope, extent, trained_on
 from cost_model import ranking
 from cost_model.features import VERSION, Features, pack, unpack
-from cost_model.model import Sample
+from cost_model.model import MIN_SAMPLES, Sample
 from protos.errors import FarmError
 from protos.records import Measurement, RankingQuality
 
@@ -41,8 +41,12 @@ longer, and a few more change less."""
 ROWS_AT_ONCE = 2000
 
 FROM_ELSEWHERE = 8000
-"""Measurements of other kinds of device that a kind without enough of its own learns from: which of
-two programs is faster is often the same on both."""
+"""The newest measurements of other kinds of device, among which are those that a kind without
+enough of its own learns from: which of two programs is faster is often the same on both."""
+
+ENOUGH, ENOUGH_OF_SAME = 256, 1024
+"""With so many candidates of its own a kind of device learns from no others any more, as what is
+best differs in the end; the second where the others are of the job's own operators."""
 
 RANKING_WINDOW = 10
 """Batches over which the live ranking quality is averaged."""
@@ -103,8 +107,8 @@ class Learning:
         kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
         newest = self._lab.tuning_log.newest_samples
         rows = await asyncio.to_thread(newest, kind, cold, VERSION, MAX_SAMPLES)
-        if len(rows) < ENOUGH:
-            await self._trainer.remember_elsewhere(await asyncio.to_thread(self._elsewhere))
+        if len(rows) < ENOUGH_OF_SAME:
+            await self._trainer.remember_elsewhere(*await asyncio.to_thread(self._elsewhere))
         if rows:
             self._last_row = rows[-1].measurement_id
             await self._trainer.remember(await asyncio.to_thread(samples_of, rows))
@@ -116,22 +120,26 @@ class Learning:
             await self._train([])
         self._experienced = self._version is not None
 
-    def _elsewhere(self) -> list[Sample]:
-        """The newest samples of other kinds of device. There, an operator is a task of its own: how
-        fast its best program is says nothing of this kind."""
+    def _elsewhere(self) -> tuple[list[Sample], int]:
+        """The newest samples of other kinds of device, of the job's own operators if there are any,
+        which say the most; and how many of this kind are enough instead. There, an operator is a
+        task of its own: how fast its best program is says nothing of this kind."""
         tuning_log, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
+        own = {task.workload_key for task in tuning_log.tasks(self._lab.job_id)}
         others = [kind for kind in tuning_log.kinds() if kind != self._lab.device.kind]
-        return [
-            replace(
-                sample,
-                workload_key=f"{sample.workload_key}@{kind}",
-                candidate_key=f"{sample.candidate_key}@{kind}",
-            )
-            for kind in others
-            for sample in samples_of(
-                tuning_log.newest_samples(kind, cold, VERSION, FROM_ELSEWHERE // len(others))
-            )
-        ]
+        every, same = [], []
+        for kind in others:
+            newest = tuning_log.newest_samples(kind, cold, VERSION, FROM_ELSEWHERE // len(others))
+            for sample in samples_of(newest):
+                there = replace(
+                    sample,
+                    workload_key=f"{sample.workload_key}@{kind}",
+                    candidate_key=f"{sample.candidate_key}@{kind}",
+                )
+                every.append(there)
+                if sample.workload_key in own:
+                    same.append(there)
+        return (same, ENOUGH_OF_SAME) if len(same) >= MIN_SAMPLES else (every, ENOUGH)
 
     async def _is_due(self) -> bool:
         """Whether the log is so large that a model is to be trained on all of it."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from coordinator.learning import ENOUGH, ENOUGH_OF_SAME, FROM_ELSEWHERE, Learning
 from coordinator.training import trainer
-from coordinator.training.trainer import ENOUGH, HELD_OUT, MAX_PARTS, TrainerWorker
-from cost_model.features import CANDIDATE_WIDTH
+from coordinator.training.trainer import HELD_OUT, MAX_PARTS, TrainerWorker
+from coordinator.tuning_log.samples import SampleRow
+from cost_model.features import CANDIDATE_WIDTH, pack
 from cost_model.model import MIN_SAMPLES, CostModel, Sample
+from protos.records import Task
 
 
 def _samples(count: int, seed: int, noise: bool = False) -> list[Sample]:
@@ -125,12 +130,45 @@ def test_a_model_of_many_updates_is_trained_anew() -> None:
 
 def test_other_kinds_of_device_are_learnt_from_until_there_is_enough() -> None:
     worker = TrainerWorker(1)
-    worker.remember_elsewhere(_samples(200, 0))
+    worker.remember_elsewhere(_samples(200, 0), enough=256)
     first = worker.train([])
     assert first is not None
     assert first.text is not None
     assert worker._trained_on == 200
-    assert worker.train(_samples(ENOUGH - 1, 1)) is not None
-    assert worker._trained_on == 200 + ENOUGH - 1 - HELD_OUT
+    assert worker.train(_samples(256 - 1, 1)) is not None
+    assert worker._trained_on == 200 + 256 - 1 - HELD_OUT
     assert worker.train(_samples(1, 2)) is not None
-    assert worker._trained_on == ENOUGH - HELD_OUT
+    assert worker._trained_on == 256 - HELD_OUT
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_of_other_kinds_the_jobs_own_operators_say_the_most(shared: bool) -> None:
+    features = pack(np.zeros(CANDIDATE_WIDTH, np.float32))
+    asked: list[tuple[str, int]] = []
+
+    class Log:
+        def kinds(self) -> list[str]:
+            return ["here", "there", "elsewhere"]
+
+        def tasks(self, _job_id: str) -> list[Task]:
+            return [Task("t", "w0" if shared else "new", "{}", 1, (), 1, 1e6)]
+
+        def newest_samples(
+            self, kind: str, _cold: bool, _version: int, limit: int
+        ) -> list[SampleRow]:
+            asked.append((kind, limit))
+            return [SampleRow(i, f"w{i % 2}", f"c{i}", 1.0 + i, features) for i in range(20)]
+
+    lab = SimpleNamespace(
+        tuning_log=Log(),
+        evaluator=SimpleNamespace(cold_cache=False),
+        device=SimpleNamespace(kind="here"),
+        job_id="j",
+    )
+    samples, enough = Learning(*cast(Any, (lab, None, None)))._elsewhere()
+    assert asked == [("there", FROM_ELSEWHERE // 2), ("elsewhere", FROM_ELSEWHERE // 2)]
+    assert enough == (ENOUGH_OF_SAME if shared else ENOUGH)
+    operators = ("w0",) if shared else ("w0", "w1")
+    kinds = ("there", "elsewhere")
+    assert {s.workload_key for s in samples} == {f"{w}@{k}" for w in operators for k in kinds}
+    assert len({s.candidate_key for s in samples}) == len(samples) == 20 * len(operators)

@@ -132,8 +132,8 @@ class HereTrainer:
     async def remember(self, samples: Sequence[Sample]) -> None:
         self._worker.remember(samples)
 
-    async def remember_elsewhere(self, samples: Sequence[Sample]) -> None:
-        self._worker.remember_elsewhere(samples)
+    async def remember_elsewhere(self, samples: Sequence[Sample], enough: int) -> None:
+        self._worker.remember_elsewhere(samples, enough)
 
     async def train(self, new: Sequence[Sample]) -> Any:
         return self._worker.train(new)

@@ -35,10 +35,6 @@ GROWTH = 1.1
 """With so many times the candidates of the last time, a model is trained anew; in between trees are
 added to the one in use."""
 
-ENOUGH = 1024
-"""With so many candidates of its own, a kind of device learns from no others any more: what is best
-differs in the end."""
-
 MAX_PARTS = 16
 """Nor are trees added any more to a model of so many parts, whoever added them."""
 
@@ -72,6 +68,7 @@ class TrainerWorker:
         self._num_threads = num_threads
         self._samples: dict[str, Sample] = {}  # by candidate key, the first measured first
         self._elsewhere: list[Sample] = []
+        self._enough = 0
         self._reserved: dict[str, Sample] = {}
         self._model: CostModel | None = None
         self._trained_on = 0
@@ -94,15 +91,16 @@ class TrainerWorker:
         for key in list(self._samples)[: max(0, surplus)]:
             del self._samples[key]
 
-    def remember_elsewhere(self, samples: Sequence[Sample]) -> None:
-        """Learn from other kinds of device, too, until there is ``ENOUGH`` of this one."""
-        self._elsewhere = list(samples)
+    def remember_elsewhere(self, samples: Sequence[Sample], enough: int) -> None:
+        """Learn from other kinds of device, too, until there are ``enough`` candidates of this
+        one."""
+        self._elsewhere, self._enough = list(samples), enough
 
     def train(self, new: Sequence[Sample]) -> Training | None:
         """Take in samples, retrain, promote; None while there are too few to learn from."""
         self.remember(new)
         known = list(self._samples.values())
-        if self._elsewhere and len(known) >= ENOUGH:
+        if self._elsewhere and len(known) >= self._enough:
             self._elsewhere, self._trained_on = [], 0  # so a model is trained anew
         held_out = known[-HELD_OUT:]
         own = [s for s in known[:-HELD_OUT] if s.candidate_key not in self._reserved]
@@ -204,9 +202,9 @@ class Trainer:
         """See TrainerWorker.remember."""
         await self._actor.call("remember", samples)
 
-    async def remember_elsewhere(self, samples: Sequence[Sample]) -> None:
+    async def remember_elsewhere(self, samples: Sequence[Sample], enough: int) -> None:
         """See TrainerWorker.remember_elsewhere."""
-        await self._actor.call("remember_elsewhere", samples)
+        await self._actor.call("remember_elsewhere", samples, enough)
 
     async def train(self, new: Sequence[Sample]) -> Training | None:
         """See TrainerWorker.train."""
