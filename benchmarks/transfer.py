@@ -8,7 +8,8 @@ not this one; ``--others`` names a log that has them, and without it they are tu
 on the same machine with one thread (``--elsewhere`` names one). Then the model's operators are
 tuned with the same budget on an empty log, on the full one, and on that of the other kind:
 ``--repeats`` times in turn, since a search is a matter of luck. The best known is the best that any
-of the runs found, operator by operator; figures are of medians.
+of the runs found, operator by operator; figures are of medians. With the defaults that takes an
+hour.
 
 - ``trials_ratio``: trials on the empty log until the operators together are within 5 % of the best
   known (all of its trials, if it never is: the ratio is larger then), over those on the full log;

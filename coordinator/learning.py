@@ -108,7 +108,9 @@ class Learning:
         newest = self._lab.tuning_log.newest_samples
         rows = await asyncio.to_thread(newest, kind, cold, VERSION, MAX_SAMPLES)
         if len(rows) < ENOUGH_OF_SAME:
-            await self._trainer.remember_elsewhere(*await asyncio.to_thread(self._elsewhere))
+            samples, enough = await asyncio.to_thread(self._elsewhere)
+            if len(rows) < enough:
+                await self._trainer.remember_elsewhere(samples, enough)
         if rows:
             self._last_row = rows[-1].measurement_id
             await self._trainer.remember(await asyncio.to_thread(samples_of, rows))

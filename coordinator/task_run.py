@@ -104,10 +104,10 @@ class TaskRun:
         keys = [key for key in self.artifacts if key in timed]
         return self.artifacts[min(keys, key=timed.__getitem__)] if keys else None
 
-    def note(self, outcome: Outcome) -> None:
-        """Take an outcome into account; the untuned program is no trial."""
+    def note(self, outcome: Outcome) -> bool:
+        """Take an outcome into account; whether it is a new trial. The untuned program is none."""
         if outcome.candidate.key in self.outcomes:
-            return
+            return False
         self.outcomes[outcome.candidate.key] = outcome
         untuned = outcome.candidate.trace_json == UNTUNED_TRACE
         self.trials += not untuned
@@ -115,6 +115,7 @@ class TaskRun:
             if untuned:
                 self.untuned_us = outcome.latency_us
             self.best_us = min(self.best_us or outcome.latency_us, outcome.latency_us)
+        return not untuned
 
     def advance(self, measured: int, batch_size: int) -> None:
         """So many more were measured: they are in the outcomes already. A history by full batches,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -87,9 +86,8 @@ class Tuner:
         for run in self.runs:
             key = run.task.workload_key
             for row in await asyncio.to_thread(known.evidence, key, *where):
-                run.note(Outcome(row.candidate, row.latency_us))
-            run.best_after += best_after(run, self._search.batch_size)
-            run.measured = len(run.tried())
+                if run.note(Outcome(row.candidate, row.latency_us)):
+                    run.advance(1, self._search.batch_size)
             run.doubtful = await asyncio.to_thread(known.doubtful, key, *where)
             if seeds.confirmed(run.best_tuned_us, run.doubtful):
                 self._believe(run)
@@ -111,11 +109,9 @@ class Tuner:
             if run is None or measurement.status is MeasurementStatus.SUSPECT:
                 continue
             outcome = Outcome(candidate, measurement.latency_us)
-            known = len(run.tried())
-            run.note(outcome)
-            new = run.tried()[known:]
-            run.advance(len(new), self._search.batch_size)
-            self._count_known(new)
+            if run.note(outcome):
+                run.advance(1, self._search.batch_size)
+                self._count_known([outcome])
         self._changed()
 
     def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
@@ -360,19 +356,6 @@ async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def best_after(run: TaskRun, batch_size: int) -> list[float]:
-    """What the best latency was after each batch of the task's outcomes, oldest first: the history
-    that the task scheduler goes by, as it was before the coordinator was killed."""
-    best, found = run.untuned_us or math.inf, []
-    tried = run.tried()
-    for start in range(0, len(tried), batch_size):
-        batch = tried[start : start + batch_size]
-        best = min([best, *(o.latency_us for o in batch if o.latency_us is not None)])
-        if best < math.inf:
-            found.append(best)
-    return found
 
 
 def _untuned(task: Task) -> Candidate:

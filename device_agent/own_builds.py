@@ -196,9 +196,8 @@ class OwnBuilds:
                 log.exception("lease %s of job %s", held.lease.lease_id, held.lease.job_id)
                 held.error = f"a defect of the agent: {type(failure).__name__}: {failure}"
         self._done(held)
-        with (
-            self._lock
-        ):  # one that was ended, and whose successor did not start, is not asked again
+        # One that was ended, and whose successor did not start, is not asked again.
+        with self._lock:
             return process if process in self._builders else None
 
     def _say(self, built: Built) -> None:

@@ -264,8 +264,10 @@ def _model_run(fleet: RealFleet, kind: str) -> asyncio.Task[Any]:
 
 @pytest.mark.parametrize("whole_model", [False, True])
 def test_what_a_device_refuses_goes_to_another_and_not_to_it_again_at_once(
-    tmp_path: Path, whole_model: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_model: bool
 ) -> None:
+    monkeypatch.setattr(leases, "REST_S", PATIENCE_S)
+
     async def scenario() -> None:
         async with real_fleet(tmp_path) as fleet:
             full = FakeAgent(fleet.port, "full")

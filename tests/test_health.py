@@ -42,6 +42,7 @@ from protos.records import (
 )
 from tests.farm import PATIENCE_S, real_fleet
 from tests.test_fleet import WORKLOAD, FakeAgent, Status, _measure, circumstances
+from tests.test_fleet_losses import refuse
 
 BOARD = Device("board", "{}", "a CPU", (0,), 1, host="pi-7", labels={"poe-port": "3"})
 
@@ -250,10 +251,7 @@ def test_a_device_that_refuses_its_leases_is_checked_before_it_works_again(
             registry = fleet.fleet.registry
             said: Any
             for _ in range(FAILURES):
-                said = await fake.receive()
-                await fake.send(LeaseFinished(said.lease_id, "no space left on device"))
-                while fleet.fleet.queue.leases.held(said.lease_id):
-                    await asyncio.sleep(0.01)
+                await refuse(fleet, fake, await fake.receive())
             while not registry.health("fake").aside:
                 await asyncio.sleep(0.01)
             other = FakeAgent(fleet.port, "other")  # what waits goes to one that is well

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -172,3 +173,43 @@ def test_of_other_kinds_the_jobs_own_operators_say_the_most(shared: bool) -> Non
     kinds = ("there", "elsewhere")
     assert {s.workload_key for s in samples} == {f"{w}@{k}" for w in operators for k in kinds}
     assert len({s.candidate_key for s in samples}) == len(samples) == 20 * len(operators)
+
+
+@pytest.mark.parametrize(("own", "taken"), [(ENOUGH - 1, True), (ENOUGH, False)])
+def test_a_kind_that_has_enough_of_its_own_is_told_nothing_of_others(own: int, taken: bool) -> None:
+    features = pack(np.zeros(CANDIDATE_WIDTH, np.float32))
+    told: list[int] = []
+
+    class Log:
+        def kinds(self) -> list[str]:
+            return ["here", "there"]
+
+        def tasks(self, _job_id: str) -> list[Task]:
+            return []
+
+        def latest_cost_model(self, _kind: str) -> None:
+            return None
+
+        def newest_samples(self, kind: str, *_scope: object) -> list[SampleRow]:
+            count = own if kind == "here" else 20
+            return [SampleRow(i, "w", f"c{i}", 1.0 + i, features) for i in range(count)]
+
+    class Trainer:
+        async def remember_elsewhere(self, samples: list[Sample], _enough: int) -> None:
+            told.append(len(samples))
+
+        async def remember(self, _samples: list[Sample]) -> None:
+            pass
+
+        async def train(self, _new: list[Sample]) -> None:
+            return None
+
+    lab = SimpleNamespace(
+        tuning_log=Log(),
+        evaluator=SimpleNamespace(cold_cache=False),
+        device=SimpleNamespace(kind="here"),
+        job_id="j",
+        learning_kind="here",
+    )
+    asyncio.run(Learning(*cast(Any, (lab, None, Trainer()))).adopt())
+    assert told == ([20] if taken else [])
