@@ -159,6 +159,21 @@ def test_an_unknown_target(run: Run, model: Path, target: str, words: tuple[str,
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("agent --coordinatr 127.0.0.1:1", ("--coordinatr", "is it --coordinator?")),
+        ("agent --threads 1", ("--threads", "see tunefarm agent --help")),
+        ("-v --fast x", ("--fast", "see tunefarm --help")),
+        ("agent --name enrol enrol", ("invalid choice: 'enrol'", "enroll")),
+        ("-vv nonsense", ("invalid choice: 'nonsense'", "tune")),
+        ("tune x.onnx --trails 3", ("unrecognized arguments: --trails 3",)),
+    ],
+)
+def test_an_option_that_there_is_not(run: Run, arguments: str, words: tuple[str, ...]) -> None:
+    refused(run(*arguments.split()), 2, *words)
+
+
+@pytest.mark.parametrize(
     ("option", "value", "how"),
     [
         ("--shape", "x=1,three", "write name=1,3,48,192"),

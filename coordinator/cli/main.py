@@ -6,12 +6,15 @@ Exit codes: 0 done, 2 bad request, 3 the job or the farm failed, 130 interrupted
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from protos.errors import BadRequest, Conflict, FarmError, Forbidden, NotFound
 from protos.plain_text import harmless, indented
@@ -50,9 +53,32 @@ Run `tunefarm COMMAND --help` for each command's options and examples.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Blames an unknown option, where argparse would take its value for a command."""
+
+    _words: tuple[str, ...] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = tuple(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument (?:VERB|COMMAND): invalid choice: '(.*?)'", message)
+        if wrong and wrong[1] in self._words:
+            before = self._words[: self._words.index(wrong[1])]
+            names = [word.partition("=")[0] for word in before if word.startswith("--")]
+            known = self._option_string_actions
+            unknown = [name for name in names if not any(k.startswith(name) for k in known)]
+            if unknown:
+                near = difflib.get_close_matches(unknown[-1], known, n=1)
+                hint = f"; is it {near[0]}?" if near else f"; see {self.prog} --help"
+                message = f"unrecognized argument: {unknown[-1]}{hint}"
+        super().error(message)
+
+
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The command line, or as much of it as these arguments ask for."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="tunefarm",
         description="Gives back, for each device, the fastest verified program of a trained model.",
         epilog=_EPILOG,
