@@ -5,11 +5,12 @@
 The full log holds the other models of ``benchmarks.models``, tuned on the same kind of device, but
 not this one; ``--others`` names a log that has them, and without it they are tuned first
 (``--other-trials`` each). The log of another kind of device holds all models, this one, too, tuned
-on the same machine with one thread (``--elsewhere`` names one). Then the model's operators are
+on the same machine with one thread, or for ``--other-target``, of another instruction set for
+example (``--elsewhere`` names one). Then the model's operators are
 tuned with the same budget on an empty log, on the full one, and on that of the other kind:
 ``--repeats`` times in turn, since a search is a matter of luck. The best known is the best that any
 of the runs found, operator by operator; figures are of medians. With the defaults that takes an
-hour.
+hour, and less with ``--only`` one of the two logs.
 
 - ``trials_ratio``: trials on the empty log until the operators together are within 5 % of the best
   known (all of its trials, if it never is: the ratio is larger then), over those on the full log;
@@ -152,20 +153,25 @@ def median_cost(runs: Sequence[Run], latency_us: float, unit: str) -> float:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
     """All runs, each on a log of its own."""
-    target, one_thread = resolve_target("auto", None), resolve_target("auto", 1)
+    target, other_target = resolve_target("auto", None), resolve_target("auto", 1)
+    if options.other_target is not None:
+        other_target = resolve_target(options.other_target)
     model = zoo_model(options.model)
     others = [zoo_model(m.name) for m in model_zoo.ZOO if m.name != options.model]
-    before = {name: folder / f"{name}.db" for name in ("empty", "full", "other kind")}
+    with_full, with_kind = options.only != "kind", options.only != "full"
+    wanted = {"empty": True, "full": with_full, "other kind": with_kind}
+    before = {name: folder / f"{name}.db" for name, chosen in wanted.items() if chosen}
     runs: dict[str, list[Run]] = {name: [] for name in before}
     with with_ray():
-        tuned = options.others or folder / "others.db"
-        if options.others is None:
-            asyncio.run(tune(str(tuned), target, others, options.other_trials))
-        without(str(tuned), str(before["full"]), model)
-        if options.elsewhere is None:
+        if with_full:
+            tuned = options.others or folder / "others.db"
+            if options.others is None:
+                asyncio.run(tune(str(tuned), target, others, options.other_trials))
+            without(str(tuned), str(before["full"]), model)
+        if with_kind and options.elsewhere is None:
             every, url = [*others, model], str(before["other kind"])
-            asyncio.run(tune(url, one_thread, every, options.other_trials))
-        else:
+            asyncio.run(tune(url, other_target, every, options.other_trials))
+        elif with_kind:
             shutil.copy(options.elsewhere, before["other kind"])
         for number in range(options.repeats):
             for name, start in before.items():
@@ -185,8 +191,12 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mobilenet_v2", help="default: mobilenet_v2")
     parser.add_argument("--trials", type=int, default=2000, help="of each run (default: 2000)")
+    parser.add_argument("--only", choices=("full", "kind"), help="beside the empty log")
     parser.add_argument("--others", type=Path, help="a log that holds the other models")
     parser.add_argument("--elsewhere", type=Path, help="one that has all, of another kind")
+    parser.add_argument(
+        "--other-target", metavar="TARGET", help="of that kind (default: this, with one thread)"
+    )
     parser.add_argument(
         "--other-trials", type=int, default=1000, help="of each model of a log (default: 1000)"
     )

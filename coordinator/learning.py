@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from coordinator.experiments import Lab
+from coordinator.frontend.target import vector_lanes_of
+from coordinator.other_kinds import OtherKind
 from coordinator.search.proposer import Proposal
 from coordinator.search.worker import SearchPool
 from coordinator.task_run import TaskRun
@@ -101,14 +103,15 @@ class Learning:
         """Whether the job began with a model, which other tasks have taught."""
         return self._experienced
 
-    async def adopt(self) -> None:
+    async def adopt(self, others: Sequence[OtherKind] = ()) -> None:
         """Begin with the model and the measurements that the log keeps for this kind of device;
-        where it has measurements only, which somebody imported, with a model of those."""
+        where it has measurements only, which somebody imported, with a model of those. What it has
+        of ``others`` helps until there is enough."""
         kind, cold = self._lab.device.kind, self._lab.evaluator.cold_cache
         newest = self._lab.tuning_log.newest_samples
         rows = await asyncio.to_thread(newest, kind, cold, VERSION, MAX_SAMPLES)
-        if len(rows) < ENOUGH_OF_SAME:
-            samples, enough = await asyncio.to_thread(self._elsewhere)
+        if others and len(rows) < ENOUGH_OF_SAME:
+            samples, enough = await asyncio.to_thread(self._elsewhere, others)
             if len(rows) < enough:
                 await self._trainer.remember_elsewhere(samples, enough)
         if rows:
@@ -122,16 +125,18 @@ class Learning:
             await self._train([])
         self._experienced = self._version is not None
 
-    def _elsewhere(self) -> tuple[list[Sample], int]:
+    def _elsewhere(self, others: Sequence[OtherKind]) -> tuple[list[Sample], int]:
         """The newest samples of other kinds of device, of the job's own operators if there are any,
         which say the most; and how many of this kind are enough instead. There, an operator is a
-        task of its own: how fast its best program is says nothing of this kind."""
+        task of its own: how fast its best program is says nothing of this kind. Of CPUs with longer
+        or shorter vectors nothing is learnt: which tiles are best depends on these above all."""
         tuning_log, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
         own = {task.workload_key for task in tuning_log.tasks(self._lab.job_id)}
-        others = [kind for kind in tuning_log.kinds() if kind != self._lab.device.kind]
+        lanes = vector_lanes_of(self._lab.device.target_json)
+        alike = [kind.name for kind in others if kind.lanes in (None, lanes)]
         every, same = [], []
-        for kind in others:
-            newest = tuning_log.newest_samples(kind, cold, VERSION, FROM_ELSEWHERE // len(others))
+        for kind in alike:
+            newest = tuning_log.newest_samples(kind, cold, VERSION, FROM_ELSEWHERE // len(alike))
             for sample in samples_of(newest):
                 there = replace(
                     sample,

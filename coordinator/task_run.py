@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from coordinator.search.proposer import Outcome
+from coordinator.search.seeds import Elsewhere
 from coordinator.search.task_scheduler import TaskState
 from coordinator.tuning_log import Evidence
 from protos.records import UNTUNED_TRACE, Artifact, Candidate, Measurement, Task, TaskProgress
@@ -33,9 +34,9 @@ class TaskRun:
     ``weight`` is how often the model runs it as it would be made now, ``stake`` what a microsecond
     of it is worth to the search (``search/composition.py``). ``measured`` counts trials and what
     was suspect; ``best_after`` is the best latency after each full batch of these, and now.
-    ``outcomes`` is by candidate key. ``seeds`` are timed before the search proposes anything
-    (``seeds_are_foreign``: they are of other kinds of device), and ``doubtful`` is what else is
-    known of where they came from. ``opened`` and ``reference`` are shared by the batches that wait
+    ``outcomes`` is by candidate key. ``seeds``, or what is like ``elsewhere`` (of other kinds of
+    device), is timed before the search proposes anything, and ``doubtful`` is what else is known of
+    where the seeds came from. ``opened`` and ``reference`` are shared by the batches that wait
     for them; ``artifacts`` are those that may come into the finals, by candidate key.
     """
 
@@ -55,7 +56,7 @@ class TaskRun:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     final: FinalResult | None = None
     seeds: list[Candidate] = field(default_factory=list)
-    seeds_are_foreign: bool = False
+    elsewhere: list[Elsewhere] = field(default_factory=list)
     doubtful: list[Evidence] = field(default_factory=list)
 
     def __post_init__(self) -> None:

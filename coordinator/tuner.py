@@ -18,6 +18,7 @@ from coordinator.budget import Budget, Ended, Flatness, operators_us
 from coordinator.experiments import Experiments, Lab
 from coordinator.frontend.variants import Variant
 from coordinator.learning import Learning
+from coordinator.other_kinds import OtherKind, other_kinds
 from coordinator.search import seeds, task_scheduler
 from coordinator.search.composition import Known, compose
 from coordinator.search.proposer import Outcome, Proposal
@@ -82,7 +83,7 @@ class Tuner:
         """Take from the log what is known of these tasks on this kind of device."""
         lab, known = self._lab, self._lab.tuning_log
         where = (lab.device.kind, lab.evaluator.cold_cache, lab.toolchains)
-        others = [kind for kind in await asyncio.to_thread(known.kinds) if kind != lab.device.kind]
+        others = await asyncio.to_thread(other_kinds, lab)
         for run in self.runs:
             key = run.task.workload_key
             for row in await asyncio.to_thread(known.evidence, key, *where):
@@ -93,13 +94,12 @@ class Tuner:
                 self._believe(run)
             run.seeds = seeds.to_time_again(run.doubtful)
             if not run.seeds and not run.tried():
-                run.seeds = await asyncio.to_thread(self._elsewhere, key, others)
-                run.seeds_are_foreign = True
+                run.elsewhere = await asyncio.to_thread(self._elsewhere, key, others)
         self.counts = TrialCounts()  # with what came late meanwhile
         for run in self.runs:
             self._count_known(run.tried())
         self._compose()
-        await self._learning.adopt()
+        await self._learning.adopt(others)
 
     def take_late(self, results: Sequence[tuple[Candidate, Measurement]]) -> None:
         """Results of leases that an earlier run of this job gave, which have come only now."""
@@ -114,12 +114,15 @@ class Tuner:
                 self._count_known([outcome])
         self._changed()
 
-    def _elsewhere(self, workload_key: str, kinds: Sequence[str]) -> list[Candidate]:
+    def _elsewhere(self, workload_key: str, kinds: Sequence[OtherKind]) -> list[seeds.Elsewhere]:
         """Candidates that are fast on other kinds of device."""
         known, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
         count = seeds.FROM_ELSEWHERE + 1  # the untuned may be one of them
         best = {
-            kind: [one.candidate for one in known.best_k(workload_key, kind, count, cold)]
+            kind.name: [
+                seeds.Elsewhere(one.candidate, kind.lanes)
+                for one in known.best_k(workload_key, kind.name, count, cold)
+            ]
             for kind in kinds
         }
         return seeds.from_elsewhere(best)
@@ -180,15 +183,19 @@ class Tuner:
     @property
     def seeded(self) -> int:
         """Candidates from elsewhere that are to be timed before anything is tuned."""
-        return sum(len(run.seeds) for run in self.runs)
+        return sum(self._seeded(run) for run in self.runs)
+
+    def _seeded(self, run: TaskRun) -> int:
+        return len(run.seeds) + (seeds.TRIED_OF_ELSEWHERE if run.elsewhere else 0)
 
     async def time_again(self, budget: Budget) -> None:
         """Time what is fast elsewhere, or was with other tools, as far as the budget goes."""
         left = budget.trials - self.counts.total
         chosen: list[TaskRun] = []
         for run in self.runs:
-            if run.seeds and run.untuned_us is not None and len(run.seeds) <= left:
-                left -= len(run.seeds)
+            count = self._seeded(run)
+            if run.untuned_us is not None and 0 < count <= left:
+                left -= count
                 chosen.append(run)
         async with asyncio.timeout(budget.remaining_s):
             await _together([self._time_again(run) for run in chosen])
@@ -196,9 +203,12 @@ class Tuner:
     async def _time_again(self, run: TaskRun) -> None:
         """One task's seeds; the records that they confirm are as good as tried."""
         await self._opened(run)
-        propose = self._search.adapt if run.seeds_are_foreign else self._search.seed
-        proposals = await propose(run.task.workload_key, run.seeds)
-        run.seeds = []
+        key = run.task.workload_key
+        if run.elsewhere:
+            proposals = await self._search.adapt(key, run.elsewhere, seeds.TRIED_OF_ELSEWHERE)
+        else:
+            proposals = await self._search.seed(key, run.seeds)
+        run.seeds, run.elsewhere = [], []
         if proposals:
             await self._take_in(run, proposals, await self.experiments.run(run, proposals))
         if seeds.confirmed(run.best_tuned_us, run.doubtful):

@@ -85,12 +85,16 @@ Turn = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Sample:
-    """A measured candidate: its features, latency in microseconds, None if it failed."""
+    """A measured candidate: its features, latency in microseconds, None if it failed.
+
+    ``elsewhere``: on another kind of device than the one that a model is to be of.
+    """
 
     workload_key: str
     features: Features
     latency_us: float | None
     candidate_key: str = ""
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,11 @@ def weights(label: Array, member: int) -> Array | None:
 
 class CostModel:
     """A trained model. Immutable. A member of the ensemble is a sequence of LightGBM models whose
-    predictions are added: the first was trained on everything, each other one by an update."""
+    predictions are added: the first was trained on everything, each other one by an update.
+
+    Where some samples were measured elsewhere, a model has one more column, which says so: it
+    learns from those what is the same here, and what is not (domain adaptation by augmented
+    features: Daumé, "Frustratingly Easy Domain Adaptation", ACL 2007)."""
 
     def __init__(self, text: str) -> None:
         """The model of a ``text``; raises ValueError if it is none of these features."""
@@ -174,17 +182,28 @@ class CostModel:
             raise ValueError(f"a cost model over features {version}; this version has {VERSION}")
         self._members = [[_booster(part) for part in member] for member in members]
         self._failure = None if failure is None else _booster(failure)
+        parts = [part for member in self._members for part in member]
+        widths = {part.num_feature() for part in (*parts, self._failure) if part is not None}
+        if len(widths) > 1:
+            raise ValueError(f"a cost model whose parts are over {sorted(widths)} features")
+        self._width = widths.pop()
 
     @classmethod
     def _of(cls, members: list[list[Any]], failure: Any) -> CostModel:
         made = cls.__new__(cls)
         made._members, made._failure = members, failure
+        made._width = members[0][0].num_feature()
         return made
 
     @property
     def parts(self) -> int:
         """LightGBM models in the longest member: one, and one more for each of its updates."""
         return max(len(member) for member in self._members)
+
+    @property
+    def knows_elsewhere(self) -> bool:
+        """Whether it tells samples of other kinds of device from its own."""
+        return bool(self._width > CANDIDATE_WIDTH)
 
     @functools.cached_property
     def text(self) -> str:
@@ -195,7 +214,9 @@ class CostModel:
         )
 
     def predict(self, features: Features) -> Prediction:
-        """For features of shape (n, ``CANDIDATE_WIDTH``)."""
+        """For features of shape (n, ``CANDIDATE_WIDTH``), of candidates for the model's own kind of
+        device."""
+        features = _widened(features, self._width)
         each = np.stack([_sum(member, features) for member in self._members])
         failure = np.zeros(len(features))
         if self._failure is not None:
@@ -213,7 +234,8 @@ class CostModel:
         """
         if len(samples) < MIN_SAMPLES:
             raise ValueError(f"{len(samples)} samples; at least {MIN_SAMPLES} are needed")
-        table, label = _table(samples), labels(samples)
+        width = CANDIDATE_WIDTH + any(sample.elsewhere for sample in samples)
+        table, label = _table(samples, width), labels(samples)
         failed = np.array([sample.latency_us is None for sample in samples])
         learnt = ~failed if (~failed).sum() >= MIN_SAMPLES else np.ones_like(failed)
         rounds = score_rounds(len(samples))
@@ -245,7 +267,7 @@ class CostModel:
         if len(right) < MIN_SAMPLES:
             raise ValueError(f"{len(right)} samples; at least {MIN_SAMPLES} are needed")
         chosen = _to_look_at(samples, right, random.Random(sizes[turn]))
-        table = _table([samples[index] for index in chosen])
+        table = _table([samples[index] for index in chosen], self._width)
         label, known = labels(samples)[chosen], _sum(self._members[turn], table, num_threads)
         part = _fit(
             *(table, label, SCORE, UPDATE_ROUNDS, sizes[turn], num_threads, nullcontext, known),
@@ -275,8 +297,17 @@ def model_text(members: Sequence[Sequence[str]], failure: str | None) -> str:
     return json.dumps({"features": VERSION, "score": members, "failure": failure})
 
 
-def _table(samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
-    return np.stack([sample.features for sample in samples])
+def _table(samples: Sequence[Sample], width: int) -> npt.NDArray[np.float32]:
+    table = _widened(np.stack([sample.features for sample in samples]), width)
+    if width > CANDIDATE_WIDTH:
+        table[:, CANDIDATE_WIDTH] = [sample.elsewhere for sample in samples]
+    return table
+
+
+def _widened(features: Features, width: int) -> npt.NDArray[np.float32]:
+    """The same with columns of zeros up to a width."""
+    missing = width - features.shape[1]
+    return np.pad(features, ((0, 0), (0, missing))) if missing else features
 
 
 def _fit(
@@ -328,7 +359,7 @@ def _booster(text: str) -> Any:
         booster = lightgbm.Booster(model_str=text)
     except (lightgbm.basic.LightGBMError, TypeError) as error:
         raise ValueError(f"not a LightGBM model: {error}") from error
-    if booster.num_feature() != CANDIDATE_WIDTH:
+    if booster.num_feature() - CANDIDATE_WIDTH not in (0, 1):
         raise ValueError(
             f"a cost model over {booster.num_feature()} features; "
             f"this version has {CANDIDATE_WIDTH}"

@@ -122,6 +122,32 @@ def test_the_model_ranks_what_it_has_not_seen_over_tasks_of_different_scale() ->
         assert accuracy > 0.75
 
 
+def test_of_another_kind_of_device_a_model_learns_what_is_the_same() -> None:
+    """There, 200 is of no importance, and 7 is."""
+
+    def elsewhere(seed: int) -> list[Sample]:
+        rows = [s.features for s in _samples(400, "a", 1.0, seed)]
+        return [Sample("a@k", r, float(1 + 4 * r[3] + 2 * r[7]), elsewhere=True) for r in rows]
+
+    here, unseen = _samples(100, "a", 1.0, 1), _samples(100, "a", 1.0, 2)
+    rows = np.stack([sample.features for sample in unseen])
+
+    def accuracy(samples: list[Sample]) -> float:
+        scores = CostModel.train(samples).predict(rows).score
+        found = ranking.pairwise_accuracy(scores.tolist(), [s.latency_us or 0.0 for s in unseen])
+        assert found is not None
+        return found
+
+    both = [*elsewhere(0), *here]
+    mixed_up = [replace(sample, elsewhere=False) for sample in both]
+    assert accuracy(both) > max(accuracy(here), accuracy(mixed_up))
+    model = CostModel.train(both)
+    updated = model.updated([*both, *_samples(32, "b", 1.0, 3)])
+    again = CostModel(updated.text)
+    np.testing.assert_array_equal(again.predict(rows).score, updated.predict(rows).score)
+    assert CostModel.train(here).updated(both).predict(rows).score.shape == (100,)
+
+
 def test_a_model_survives_as_text() -> None:
     model = CostModel.train(_samples(64, "a", 1.0, 0))
     rows = np.stack([sample.features for sample in _samples(8, "a", 1.0, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,11 +78,59 @@ def test_factors_multiply_to_the_loops_however_often_they_are_changed(serial: bo
     assert len(different) > 100
 
 
+@pytest.mark.parametrize("serial", [False, True])
+def test_tiles_of_another_cpu_become_like_ones_of_this(serial: bool) -> None:
+    rng = random.Random(0)
+    channels_last = replace(CONVOLUTION, spatial=(1, 56, 56, 64))
+    there = replace(channels_last, width=8, registers=16)
+    narrow, wide = TileSpace(there), TileSpace(channels_last)
+    exact = 0
+    for _ in range(100):
+        factors = narrow.draw(rng, serial)
+        assert narrow.refit(factors, 8, rng, serial) == factors, "it is of such a CPU"
+        refitted = wide.refit(factors, 8, rng, serial)
+        _check(channels_last, refitted)
+        assert serial or math.prod(f[0] for f in refitted[:4]) % 2 == 0
+        exact += refitted[3][3] == 2 * factors[3][3]
+        back = narrow.refit(refitted, 16, rng, serial)
+        _check(there, back)
+    assert exact > 95
+    full = ((1, 1, 1), (28, 1, 2), (8, 1, 7), (1, 2, 2, 16)), ((64, 1), (3, 1), (3, 1))
+    for lanes in (16, None):
+        fewer = narrow.refit((*full[0], *full[1]), lanes, rng, serial)
+        _check(there, fewer)
+        assert math.prod(f[2] for f in fewer[:4]) * fewer[3][3] // 8 <= 14, "as many as fit"
+    assert wide.refit((*full[0], *full[1]), None, rng, serial) == (*full[0], *full[1])
+
+
+def test_loops_of_one_thread_are_divided_among_two_as_little_changed_as_may_be() -> None:
+    rng, loops = random.Random(0), Loops((1, 56, 56, 144), (3, 3), 16, 32, 2)
+    alone = ((1, 1, 1), (1, 14, 4), (1, 28, 2), (1, 9, 1, 16), (3, 1), (3, 1))
+    space = TileSpace(loops)
+    assert space.refit(alone, 16, rng, serial=True) == alone
+    shared = space.refit(alone, 16, rng, serial=False)
+    assert shared[2:] == alone[2:]
+    assert shared[1] == (2, 7, 4)
+
+
 def test_threads_get_equal_shares_where_that_is_possible() -> None:
     rng, space = random.Random(0), TileSpace(CONVOLUTION)
     drawn = [space.draw(rng, serial=False) for _ in range(100)]
     even = [math.prod(f[0] for f in factors[:4]) % 2 == 0 for factors in drawn]
     assert sum(even) > 95
+
+
+def test_many_changes_are_small() -> None:
+    rng, space = random.Random(0), TileSpace(CONVOLUTION)
+    small = {"threads": 0, "tile": 0}
+    for _ in range(300):
+        before = space.draw(rng, serial=True)
+        after = space.change(before, rng, serial=True)
+        outer = [a[0] != b[0] for a, b in zip(before[:4], after[:4], strict=True)]
+        tile = [a[2:] != b[2:] for a, b in zip(before[:4], after[:4], strict=True)]
+        small["threads"] += sum(outer) == 1 and not any(tile)
+        small["tile"] += sum(tile) == 1 and sum(outer) <= 1
+    assert min(small.values()) > 300 / 3 / 3, small
 
 
 def test_a_loop_too_short_for_a_vector_has_no_tile() -> None:

@@ -22,6 +22,7 @@ from coordinator.search.proposer import (
     SearchConfig,
     best_outcomes,
 )
+from coordinator.search.seeds import Elsewhere
 from coordinator.search.traces import trace_to_json, uses_threads
 from cost_model.features import CANDIDATE_WIDTH, Features
 from cost_model.model import CostModel, Prediction, Sample
@@ -168,22 +169,76 @@ class ModelThatDislikes:
         return Prediction(1.0 - np.array(found, dtype=float), *np.zeros((2, len(features))))
 
 
+def _factors(candidate: Candidate) -> list[Any]:
+    """What was chosen in a trace, but for how loops are divided among threads."""
+    decisions = [value for _, value in json.loads(candidate.trace_json)[1]]
+    return [value[2:] if isinstance(value, list) else value for value in decisions]
+
+
 def test_what_is_best_elsewhere_is_tried_with_threads_and_without() -> None:
     threaded = _proposer().propose()  # a large task's, whose programs have threads but for a few
     best = [p.candidate for p in threaded if uses_threads(p.candidate.trace_json)][:4]
+    seeds = [Elsewhere(candidate) for candidate in best]
     small = _proposer(2.0 * 64**3)
-    adapted = [p.candidate for p in small.adapt(best)]
-    assert adapted[:2] == best[:2]
-    assert [uses_threads(c.trace_json) for c in adapted] == [True, True, False, False]
-    assert not {c.key for c in adapted} & {p.candidate.key for p in small.propose()}
-    assert [p.candidate for p in _proposer().adapt(best)] == best, "a large one needs its threads"
-    assert [p.candidate for p in _proposer(2.0 * 64**3).adapt(best[:1])] == best[:1]
+    adapted = [p.candidate for p in small.adapt(seeds, 4)]
+    assert [uses_threads(c.trace_json) for c in adapted] == [True, False, True, False]
+    for index in (0, 2):
+        assert (
+            _factors(adapted[index]) == _factors(adapted[index + 1]) == _factors(best[index // 2])
+        )
+    following = [p.candidate for p in small.propose()]
+    assert not {c.key for c in adapted} & {c.key for c in following}
+    waiting = [_factors(c) for c in following]
+    assert all(_factors(c) in waiting for c in best[2:]), "the others wait in the pool"
+    large = [p.candidate for p in _proposer().adapt(seeds, 4)]
+    assert [_factors(c) for c in large] == [_factors(c) for c in best], "it needs its threads"
+    assert len(_proposer(2.0 * 64**3).adapt(seeds[:1], 4)) == 2
+
+
+def test_a_model_chooses_all_but_the_best_of_elsewhere() -> None:
+    threaded = [p for p in _proposer().propose() if uses_threads(p.candidate.trace_json)][:4]
+    seeds = [Elsewhere(p.candidate) for p in threaded]
     knowing = _proposer()
-    disliked = [p.features for p in threaded if p.candidate in best[1:3]]
+    disliked = [p.features for p in (threaded[0], *threaded[2:])]
     knowing.use_model(cast(Any, ModelThatDislikes(disliked)))
-    chosen = {p.candidate.key for p in knowing.adapt(best)}
-    assert len(chosen) == 4
-    assert chosen & {c.key for c in best} == {best[0].key, best[3].key}, "the model chooses"
+    chosen = [p.candidate for p in knowing.adapt(seeds, 4)]
+    assert len({c.key for c in chosen}) == 4
+    assert chosen[0] == threaded[0].candidate, "whatever the model says"
+    assert not {c.key for c in chosen} & {p.candidate.key for p in threaded[2:]}
+    width = {"mcpu": "x86-64-v4", "mtriple": "x86_64-linux-gnu"}
+    other = Proposer(_task(), json.dumps({"kind": "llvm", "num-cores": 2, **width}), 0, SMALL)
+    other.use_model(cast(Any, ModelThatDislikes([])))
+    fitted = [p.candidate for p in other.adapt([replace(s, lanes=4) for s in seeds], 4)]
+    tiles = [lanes for seed in seeds for lanes in _lanes(seed.candidate)]
+    assert [lanes for c in fitted for lanes in _lanes(c)] == [4 * lanes for lanes in tiles]
+
+
+def _lanes(candidate: Candidate) -> list[int]:
+    """The lanes of the register tile's vector in a trace; empty if it has none."""
+    decisions = [value for _, value in json.loads(candidate.trace_json)[1]]
+    return [value[3] for value in decisions if isinstance(value, list) and len(value) == 4][-1:]
+
+
+def test_what_is_best_with_shorter_vectors_is_tried_with_those_of_this_cpu() -> None:
+    narrow, wide = (
+        json.dumps({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "num-cores": 2, "mcpu": cpu})
+        for cpu in ("x86-64-v2", "x86-64-v4")
+    )
+    config = replace(SMALL, batch=16)
+    there = [p.candidate for p in Proposer(_task(), narrow, 0, config).propose()]
+    tiled = [candidate for candidate in there if _lanes(candidate) == [4]]
+    assert tiled
+    proposer = Proposer(_task(), wide, 0, config)
+    adapted = [p.candidate for p in proposer.adapt([Elsewhere(c, 4) for c in tiled], 16)]
+    assert adapted
+    assert {lanes for candidate in adapted for lanes in _lanes(candidate)} == {16}
+    same = Proposer(_task(), wide, 0, config).adapt([Elsewhere(c, 16) for c in tiled], 16)
+    assert {lanes for p in same for lanes in _lanes(p.candidate)} == {4}, "they are of such a CPU"
+    unknown = Proposer(_task(), wide, 0, config).adapt([Elsewhere(c) for c in tiled], 16)
+    assert {lanes for p in unknown for lanes in _lanes(p.candidate)} == {16}
+    again = Proposer(_task(), narrow, 1, config).adapt([Elsewhere(c) for c in tiled], 16)
+    assert [p.candidate for p in again] == tiled, "full vectors that fit may be from such a CPU"
+    assert not {c.key for c in adapted} & {p.candidate.key for p in proposer.propose()}
 
 
 def test_neither_leads_before_enough_of_both_were_tried() -> None:

@@ -54,12 +54,12 @@ def test_a_promise_is_confirmed_by_what_is_about_as_fast() -> None:
 
 
 def test_other_kinds_take_turns() -> None:
-    def candidates(*traces: str) -> list[Candidate]:
-        return [Candidate("w", trace) for trace in traces]
+    def candidates(lanes: int, *traces: str) -> list[seeds.Elsewhere]:
+        return [seeds.Elsewhere(Candidate("w", trace), lanes) for trace in traces]
 
-    best = {"k2": candidates("a", "b", "c"), "k1": candidates("b", UNTUNED_TRACE, "d", "e")}
-    found = [candidate.trace_json for candidate in seeds.from_elsewhere(best)]
-    assert found == ["b", "a", "d", "e"]
+    best = {"k2": candidates(8, "a", "b", "c"), "k1": candidates(4, "b", UNTUNED_TRACE, "d", "e")}
+    found = [(one.candidate.trace_json, one.lanes) for one in seeds.from_elsewhere(best)]
+    assert found == [("b", 4), ("a", 8), ("d", 4), ("e", 4), ("c", 8)]
     assert seeds.from_elsewhere({}) == []
 
 
@@ -87,7 +87,7 @@ class FakeLearning:
 
     experienced = False
 
-    async def adopt(self) -> None:
+    async def adopt(self, _others: object) -> None:
         return
 
     async def recall(self, *_known: object) -> None:

@@ -39,6 +39,13 @@ def test_a_task_at_the_machines_rate_has_little_left_to_win() -> None:
     assert choose([fast, slow]) == 1
 
 
+def test_a_large_product_that_is_nearly_as_fast_as_any_leaves_batches_to_a_small_operator() -> None:
+    product = TaskState(weight=1, untuned_us=1e4, flops=1e7, best_after=(100.0,))
+    small = TaskState(weight=1, untuned_us=20.0, flops=1e4, best_after=(15.0,))
+    assert choose([product, small]) == 1
+    assert choose([replace(product, best_after=(200.0,)), product, small]) == 0
+
+
 def test_no_progress_lowers_the_expectation() -> None:
     rate = 1e5
     stuck = replace(HEAVY, best_after=(100.0,) * 8)
@@ -47,9 +54,9 @@ def test_no_progress_lowers_the_expectation() -> None:
 
 
 def test_what_a_trial_should_win_counts_and_not_what_a_batch_should() -> None:
-    tasks = [HEAVY, replace(HEAVY, untuned_us=700.0, size=4)]
-    assert choose(tasks) == 1
-    assert choose([HEAVY, replace(HEAVY, untuned_us=200.0, size=4)]) == 0
+    copy = replace(HEAVY, flops=0.0)
+    assert choose([copy, replace(copy, untuned_us=700.0, size=4)]) == 1
+    assert choose([copy, replace(copy, untuned_us=200.0, size=4)]) == 0
 
 
 def test_batches_in_flight_make_room_for_others() -> None:

@@ -10,13 +10,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from coordinator.frontend.target import vector_lanes_of
 from coordinator.learning import ENOUGH, ENOUGH_OF_SAME, FROM_ELSEWHERE, Learning
+from coordinator.other_kinds import OtherKind
 from coordinator.training import trainer
 from coordinator.training.trainer import HELD_OUT, MAX_PARTS, TrainerWorker
 from coordinator.tuning_log.samples import SampleRow
 from cost_model.features import CANDIDATE_WIDTH, pack
 from cost_model.model import MIN_SAMPLES, CostModel, Sample
 from protos.records import Task
+from tests.kernels import target_json
 
 
 def _samples(count: int, seed: int, noise: bool = False) -> list[Sample]:
@@ -135,11 +138,19 @@ def test_other_kinds_of_device_are_learnt_from_until_there_is_enough() -> None:
     first = worker.train([])
     assert first is not None
     assert first.text is not None
+    assert CostModel(first.text).knows_elsewhere
     assert worker._trained_on == 200
     assert worker.train(_samples(256 - 1, 1)) is not None
     assert worker._trained_on == 200 + 256 - 1 - HELD_OUT
     assert worker.train(_samples(1, 2)) is not None
     assert worker._trained_on == 256 - HELD_OUT
+    assert worker._model is not None
+    following = TrainerWorker(1)
+    following.remember([*_samples(100, 3), *_samples(64, 4)])
+    following.adopt(CostModel.train(_samples(100, 3)).text)
+    following.remember_elsewhere(_samples(200, 0), enough=256)
+    assert following.train([]) is not None
+    assert following._trained_on == 200 + 164 - HELD_OUT, "anew: it could not tell them apart"
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -148,9 +159,6 @@ def test_of_other_kinds_the_jobs_own_operators_say_the_most(shared: bool) -> Non
     asked: list[tuple[str, int]] = []
 
     class Log:
-        def kinds(self) -> list[str]:
-            return ["here", "there", "elsewhere"]
-
         def tasks(self, _job_id: str) -> list[Task]:
             return [Task("t", "w0" if shared else "new", "{}", 1, (), 1, 1e6)]
 
@@ -163,10 +171,12 @@ def test_of_other_kinds_the_jobs_own_operators_say_the_most(shared: bool) -> Non
     lab = SimpleNamespace(
         tuning_log=Log(),
         evaluator=SimpleNamespace(cold_cache=False),
-        device=SimpleNamespace(kind="here"),
+        device=SimpleNamespace(kind="here", target_json=target_json()),
         job_id="j",
     )
-    samples, enough = Learning(*cast(Any, (lab, None, None)))._elsewhere()
+    lanes = vector_lanes_of(target_json())
+    others = [OtherKind("there", lanes), OtherKind("elsewhere", None), OtherKind("x", lanes + 1)]
+    samples, enough = Learning(*cast(Any, (lab, None, None)))._elsewhere(others)
     assert asked == [("there", FROM_ELSEWHERE // 2), ("elsewhere", FROM_ELSEWHERE // 2)]
     assert enough == (ENOUGH_OF_SAME if shared else ENOUGH)
     operators = ("w0",) if shared else ("w0", "w1")
@@ -181,9 +191,6 @@ def test_a_kind_that_has_enough_of_its_own_is_told_nothing_of_others(own: int, t
     told: list[int] = []
 
     class Log:
-        def kinds(self) -> list[str]:
-            return ["here", "there"]
-
         def tasks(self, _job_id: str) -> list[Task]:
             return []
 
@@ -207,9 +214,9 @@ def test_a_kind_that_has_enough_of_its_own_is_told_nothing_of_others(own: int, t
     lab = SimpleNamespace(
         tuning_log=Log(),
         evaluator=SimpleNamespace(cold_cache=False),
-        device=SimpleNamespace(kind="here"),
+        device=SimpleNamespace(kind="here", target_json=target_json()),
         job_id="j",
         learning_kind="here",
     )
-    asyncio.run(Learning(*cast(Any, (lab, None, Trainer()))).adopt())
+    asyncio.run(Learning(*cast(Any, (lab, None, Trainer()))).adopt([OtherKind("there", None)]))
     assert told == ([20] if taken else [])

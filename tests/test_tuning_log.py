@@ -475,6 +475,11 @@ def test_records_of_other_tools_and_farms_are_doubtful(log: TuningLog) -> None:
     assert [one.candidate for one in log.best_k("w1", KIND, 2)] == [foreign, old]
     log.record(job_id, "kind-b", sure, ok(sure, "lease-6"))
     assert log.kinds() == [KIND, "kind-b"]
+    assert log.target_of("kind-b") == '{"kind":"llvm"}', "that of the job which measured on it"
+    board = Device("pi", '{"kind":"llvm","mcpu":"cortex-a76"}', "Cortex-A76", (0,), 1)
+    log.upsert_device(board)
+    assert log.target_of(board.kind) == board.target_json
+    assert log.target_of("of an import") == ""
 
 
 def test_warm_and_cold_caches_never_answer_for_each_other(log: TuningLog) -> None:

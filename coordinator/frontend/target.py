@@ -14,7 +14,7 @@ from protos.boards import BOARDS
 from protos.errors import BadTarget
 from protos.records import canonical_json
 
-from .cpu_features import hidden_features, host_flags, required_flags
+from .cpu_features import hidden_features, host_flags, required_flags, vector_lanes
 
 AUTO = "auto"
 
@@ -52,6 +52,16 @@ def architecture(target_json: str) -> str:
 def num_threads(target_json: str) -> int:
     """How many threads the target's kernels are made for."""
     return int(json.loads(target_json)["num-cores"])
+
+
+def vector_lanes_of(target_json: str) -> int:
+    """float32 elements in the target's widest vector; raises BadTarget if TVM does not know it."""
+    from tvm.target import Target
+
+    try:
+        return vector_lanes(Target(json.loads(target_json)))
+    except Exception as error:  # TVM's errors share no narrower base
+        raise BadTarget(f"TVM refuses the target {target_json}: {error}") from error
 
 
 def cpu_flags(target_json: str) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ from coordinator.search.sketches import (
     REDUCTION,
     SPATIAL,
     Sketch,
-    instruction_names,
+    drawn_factors,
+    is_of,
     iteration_types,
     make_sketch,
     top_blocks,
@@ -95,6 +96,11 @@ class ChainSpace:
         if found is None:
             raise ValueError(f"no tiles fit into {loops}")
         self._known = found
+
+    @property
+    def lanes(self) -> int:
+        """Elements in this CPU's vectors."""
+        return self._loops.width
 
     def draw(self, rng: random.Random) -> Factors:
         """Factors at random."""
@@ -182,12 +188,18 @@ class ChainTiling:
 
     def step(self, trace: Any, serial: bool) -> Any | None:
         """A trace that differs from this one in its tiles or in all; None if it is none of ours."""
-        names = instruction_names(trace.insts)
-        if not any(instruction_names(s.instructions) == names for s in self._sketches):
+        if not is_of(trace, self._sketches):
             return None
-        samples = [i for i in trace.insts if i.kind.name == "SamplePerfectTile"]
-        factors = tuple(tuple(int(f) for f in trace.decisions[i]) for i in samples)
-        return self._sketch(serial).trace(self._space.change(factors, self._random))
+        changed = self._space.change(drawn_factors(trace), self._random)
+        return self._sketch(serial).trace(changed)
+
+    def refit(self, trace: Any, lanes: int | None, serial: bool) -> Any | None:
+        """The same where its vectors are this CPU's, for all that is known, otherwise any other;
+        None if it is none of ours."""
+        if not is_of(trace, self._sketches):
+            return None
+        alien = lanes not in (None, self._space.lanes)
+        return self.draw(serial) if alien else self._sketch(serial).trace(drawn_factors(trace))
 
     def _sketch(self, serial: bool) -> Sketch:
         return next(s for s in self._sketches if s.serial is serial)

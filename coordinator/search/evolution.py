@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.frontend.cpu_features import vector_lanes
 from coordinator.search.chain_sketches import chain_tiling
 from coordinator.search.row_sketches import row_tiling
 from coordinator.search.sketches import inlined_schedule
@@ -170,16 +171,38 @@ class Evolution:
             for schedule, matrix in zip(schedules, stores, strict=True)
         ]
 
+    def is_alike(self, lanes: int | None) -> bool:
+        """Whether tiles for vectors of so many elements (None: of who knows how many) may be right
+        for this CPU's."""
+        return lanes in (None, vector_lanes(self._context.target))
+
+    def refit(self, trace_json: str, lanes: int | None, serial: Sequence[bool]) -> list[Program]:
+        """New programs like one that was found for a CPU with vectors of ``lanes`` elements (None:
+        of who knows how many) and other threads: the same but for what this CPU does with its own
+        vectors and threads. One for each entry of ``serial``, as in ``sample``."""
+        trace = self._replayed(trace_json).trace
+
+        def fitted(alone: bool) -> Any | None:
+            ours = None if self._tiling is None else self._tiling.refit(trace, lanes, alone)
+            return ours or _with_threads(_with_threads(trace, 0), 0 if alone else self._parallel)
+
+        schedules = [self._apply(fitted(alone)) for alone in serial]
+        return self._with_features([s for s in schedules if s is not None and self._is_new(s)])
+
     def replay(self, trace_json: str) -> Program:
         """The program of a trace from elsewhere, which will not be made again."""
+        schedule = self._replayed(trace_json)
+        self._seen.add(_hash(schedule))
+        (program,) = self._with_features([schedule])
+        return program
+
+    def _replayed(self, trace_json: str) -> Any:
         from tvm.s_tir import Schedule
         from tvm.s_tir.schedule import Trace
 
         schedule = Schedule(self._module)
         Trace.apply_json_to_schedule(json.loads(trace_json), schedule)
-        self._seen.add(_hash(schedule))
-        (program,) = self._with_features([schedule])
-        return program
+        return schedule
 
 
 def _tiling(module: Any, target: Any, rng: random.Random) -> Any | None:

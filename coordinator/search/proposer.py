@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.search.evolution import Evolution, Program
-from coordinator.search.traces import trace_to_json
+from coordinator.search.seeds import Elsewhere
+from coordinator.search.traces import trace_to_json, uses_threads
 from cost_model.features import CANDIDATE_WIDTH, Features
 from cost_model.gain import expected_gain
 from cost_model.model import CostModel, Prediction
@@ -124,28 +125,36 @@ class Proposer:
         return self._proposals(self._choose(found, count))
 
     def seed(self, candidates: Sequence[Candidate]) -> list[Proposal]:
-        """Proposals out of candidates from elsewhere, without those that don't apply here."""
-        return self._proposals(self._replayed(candidates))
-
-    def adapt(self, candidates: Sequence[Candidate]) -> list[Proposal]:
-        """As many proposals out of candidates of other kinds of device. With a cost model they are
-        only the first of a pool, with their neighbours and others, out of which the model chooses.
-        What is best with threads there may be best without them here, or the other way round: of a
-        small task, half are neighbours of the others that differ in that."""
-        programs = self._replayed(candidates)
-        if self._may_be_serial and len(programs) > 1:
-            programs = programs[: math.ceil(len(programs) / 2)]
-            for program in tuple(programs):
-                programs += self._evolution.mutate([program], [not program.serial])
-        if self._model is None:
-            return self._proposals(programs)
-        self._pool += programs
-        found = self._explore(self._config.fresh_first)
-        return self._proposals(self._choose(found, len(candidates)))
-
-    def _replayed(self, candidates: Sequence[Candidate]) -> list[Program]:
+        """Proposals out of candidates that were measured by others or with other tools, without
+        those that don't apply here."""
         found = (self._replay(candidate) for candidate in candidates)
-        return [program for program in found if program is not None]
+        return self._proposals([program for program in found if program is not None])
+
+    def adapt(self, elsewhere: Sequence[Elsewhere], count: int) -> list[Proposal]:
+        """At most ``count`` proposals out of candidates of other kinds of device, the best first,
+        with this CPU's vectors and threads; the others wait in the pool.
+
+        What is best with threads there may be best without them here, or the other way round: of a
+        small task, each is tried both ways. A cost model that has learnt of such CPUs chooses all
+        but the best of them among the others and new ones."""
+        each = [self._refitted(one) for one in elsewhere]
+        programs = [program for some in each for program in some]
+        alike = any(self._evolution.is_alike(one.lanes) for one in elsewhere)
+        taken = count if self._model is None or not alike else min(count, len(each[0]))
+        first, self._pool = programs[:taken], [*self._pool, *programs[taken:]]
+        if taken < count:
+            fresh = self._explore(self._config.fresh_first)
+            first += self._choose(fresh, count - len(first))
+        return self._proposals(first)
+
+    def _refitted(self, one: Elsewhere) -> list[Program]:
+        serial = not uses_threads(one.candidate.trace_json)
+        ways = [serial, not serial] if self._may_be_serial else [False]
+        try:
+            return self._evolution.refit(one.candidate.trace_json, one.lanes, ways)
+        except Exception as error:  # TVM's errors share no narrower base
+            self._warn(one.candidate, error)
+            return []
 
     def _proposals(self, programs: Sequence[Program]) -> list[Proposal]:
         known = self._model is not None and bool(programs)
@@ -163,11 +172,14 @@ class Proposer:
         try:
             return self._evolution.replay(candidate.trace_json)
         except Exception as error:  # TVM's errors share no narrower base
-            log.warning(
-                "task %s: candidate %s of the log can't be replayed: %s",
-                *(self._task.name, candidate.key[:12], error),
-            )
+            self._warn(candidate, error)
             return None
+
+    def _warn(self, candidate: Candidate, error: Exception) -> None:
+        log.warning(
+            "task %s: candidate %s of the log can't be replayed: %s",
+            *(self._task.name, candidate.key[:12], error),
+        )
 
     def _explore(self, count: int) -> list[Program]:
         """About ``count`` new programs, which are in the pool now, and the pool ranked."""

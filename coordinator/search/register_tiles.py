@@ -7,8 +7,10 @@ registers. The schedules around a tile are in ``tile_sketches.py``.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MIN_LANES = 4
@@ -25,6 +27,10 @@ MAX_UNROLLED_REDUCTION = 25
 
 STRIDED_LANES = 4
 """Single elements that cost as much code as a vector."""
+
+NEAR_SHARE = 0.5
+"""Of the changes, those that keep the loops around a tile but for one step, or as far as another
+tile allows; the others divide them anew. What is good around one tile often is around its like."""
 
 DRAWS = 16
 """How often the division among threads is drawn before one that is uneven is taken."""
@@ -128,19 +134,57 @@ class TileSpace:
         return (*self._divide(tile, rng, serial), *self._reduce(tile, rng))
 
     def change(self, factors: Factors, rng: random.Random, serial: bool) -> Factors:
-        """Factors that differ in the tile, the division among threads, or the reduction."""
+        """Factors that differ in the tile, the division among threads, or the reduction; of the
+        first two, half of the time, as little as may be."""
         count = len(self._loops.spatial)
         tile = self._tile_of(factors)
         what = rng.choice(("tile", "threads", "reduction"))
         if what == "reduction":
             return (*factors[:count], *self._reduce(tile, rng))
+        near, outer = rng.random() < NEAR_SHARE, [f[0] for f in factors[:count]]
         if what == "tile":
             tile = self._neighbour(tile, rng)
+        elif near:
+            outer = self._shifted(tile, outer, rng)
+        divided = self._around(tile, outer, serial) if near else self._divide(tile, rng, serial)
         fits = self._unrolled(factors) <= self._most(tile)
-        return (
-            *self._divide(tile, rng, serial),
-            *(factors[count:] if fits else self._reduce(tile, rng)),
-        )
+        return (*divided, *(factors[count:] if fits else self._reduce(tile, rng)))
+
+    def _shifted(self, tile: Tile, outer: Sequence[int], rng: random.Random) -> list[int]:
+        """The next number of outer iterations, more or fewer, for one of the loops."""
+        extents = self._extents(tile)
+        axis = rng.choice([i for i, extent in enumerate(extents) if extent > 1] or [0])
+        choices = divisors(extents[axis])
+        index = choices.index(outer[axis])
+        near = [i for i in (index - 1, index + 1) if 0 <= i < len(choices)] or [index]
+        return [choices[rng.choice(near)] if i == axis else o for i, o in enumerate(outer)]
+
+    def refit(
+        self, factors: Factors, lanes: int | None, rng: random.Random, serial: bool
+    ) -> Factors:
+        """Factors for this CPU like those that were found for vectors of ``lanes`` elements and for
+        other threads: as many vectors in a tile, and the same around it, as near as the extents
+        and an equal share for each thread allow. If nobody knows for what they were found, tiles
+        of full vectors that fit into the registers stay."""
+        count, found = len(self._loops.spatial), self._tile_of(factors)
+        tile = self._tile_like(found, lanes)
+        spatial = self._around(tile, [f[0] for f in factors[:count]], serial)
+        fits = self._unrolled(factors) <= self._most(tile)
+        return (*spatial, *(factors[count:] if fits else self._reduce(tile, rng)))
+
+    def _tile_like(self, found: Tile, lanes: int | None) -> Tile:
+        full = lanes is None and found.lanes >= self._loops.width
+        alike = full or lanes == self._loops.width
+        if alike and any(_distance(found, own) == 0 for own in self._tiles):
+            return found
+        wanted = found.lanes * self._loops.width / (lanes or found.lanes)
+
+        def distance(tile: Tile) -> tuple[float, float, float]:
+            pairs = zip(tile.registers, found.registers, strict=True)
+            apart = sum(abs(math.log2(own / there)) for own, there in pairs)
+            return abs(math.log2(tile.lanes / wanted)), apart, -tile.weight
+
+        return min(self._tiles, key=distance)
 
     def _neighbour(self, tile: Tile, rng: random.Random) -> Tile:
         """One that differs in one factor or in the lanes; any other one if there is none."""
@@ -156,18 +200,35 @@ class TileSpace:
 
     def _divide(self, tile: Tile, rng: random.Random, serial: bool) -> Factors:
         """What is around the tile: outer loops, which threads share, and inner ones."""
-        threads = self._loops.threads
-        extents = [e // r for e, r in zip(self._loops.spatial, tile.registers, strict=True)]
-        extents[-1] //= tile.lanes
         outer: list[int] = []
         for _ in range(DRAWS):
-            outer = [rng.choice(divisors(extent)) for extent in extents]
-            if serial or math.prod(outer) % threads == 0:
+            outer = [rng.choice(divisors(extent)) for extent in self._extents(tile)]
+            if serial or math.prod(outer) % self._loops.threads == 0:
                 break
-        spatial = [
-            (first, extent // first, register)
-            for first, extent, register in zip(outer, extents, tile.registers, strict=True)
-        ]
+        return self._spatial(tile, outer)
+
+    def _around(self, tile: Tile, wanted: Sequence[int], serial: bool) -> Factors:
+        """The same with the outer loops that are nearest to those that are wanted; of equal ones,
+        the first is divided."""
+        threads = 1 if serial else self._loops.threads
+        choices = itertools.product(*(divisors(extent) for extent in self._extents(tile)))
+
+        def distance(outer: Sequence[int]) -> tuple[bool, float, list[int]]:
+            pairs = zip(outer, wanted, strict=True)
+            apart = sum(abs(math.log2(own / there)) for own, there in pairs)
+            return math.prod(outer) % threads != 0, apart, [-factor for factor in outer]
+
+        return self._spatial(tile, min(choices, key=distance))
+
+    def _extents(self, tile: Tile) -> list[int]:
+        """Of what is around the tile."""
+        extents = [e // r for e, r in zip(self._loops.spatial, tile.registers, strict=True)]
+        extents[-1] //= tile.lanes
+        return extents
+
+    def _spatial(self, tile: Tile, outer: Sequence[int]) -> Factors:
+        pairs = zip(outer, self._extents(tile), tile.registers, strict=True)
+        spatial = [(first, extent // first, register) for first, extent, register in pairs]
         return (*spatial[:-1], (*spatial[-1], tile.lanes))
 
     def _reduce(self, tile: Tile, rng: random.Random) -> Factors:

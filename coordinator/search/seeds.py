@@ -9,6 +9,7 @@ operator is not tuned again; where it is slower now, they count for nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from coordinator.tuning_log import Evidence
 from protos.records import UNTUNED_TRACE, Candidate
@@ -16,12 +17,22 @@ from protos.records import UNTUNED_TRACE, Candidate
 TIMED_AGAIN = 3
 """Of a task's doubtful records, how many are timed again."""
 
-FROM_ELSEWHERE = 4
-"""Of other kinds of device, how many are tried, in all."""
+TRIED_OF_ELSEWHERE, FROM_ELSEWHERE = 4, 8
+"""How many programs like those of other kinds of device are tried before a search proposes its own,
+and how many candidates of those kinds a search is told of."""
 
 CONFIRMED = 1.1
 """A doubtful record is confirmed if the best one takes no longer than this many times what the best
 of them said: between two sessions on one device, times differ by some percent."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A candidate of another kind of device, and how many float32 elements that CPU's vectors have,
+    if that is known."""
+
+    candidate: Candidate
+    lanes: int | None = None
 
 
 def confirmed(best_us: float | None, doubtful: Sequence[Evidence]) -> bool:
@@ -41,17 +52,17 @@ def to_time_again(doubtful: Sequence[Evidence]) -> list[Candidate]:
     return [candidate for _, _, candidate in timed[:TIMED_AGAIN]]
 
 
-def from_elsewhere(best: Mapping[str, Sequence[Candidate]]) -> list[Candidate]:
+def from_elsewhere(best: Mapping[str, Sequence[Elsewhere]]) -> list[Elsewhere]:
     """Candidates out of the best of other kinds of device, those of each in turn, each once."""
     queues = [
-        [candidate for candidate in best[kind] if candidate.trace_json != UNTUNED_TRACE]
+        [one for one in best[kind] if one.candidate.trace_json != UNTUNED_TRACE]
         for kind in sorted(best)
     ]
-    found: dict[str, Candidate] = {}
+    found: dict[str, Elsewhere] = {}
     for rank in range(max(map(len, queues), default=0)):
         for queue in queues:
             if rank < len(queue) and len(found) < FROM_ELSEWHERE:
-                found.setdefault(queue[rank].key, queue[rank])
+                found.setdefault(queue[rank].candidate.key, queue[rank])
     return list(found.values())
 
 

@@ -36,6 +36,18 @@ def instruction_names(instructions: Sequence[Any]) -> list[str]:
     return names[: names.index("EnterPostproc")] if "EnterPostproc" in names else names
 
 
+def drawn_factors(trace: Any) -> Factors:
+    """What was chosen for each of a trace's perfect tiles, in order."""
+    samples = [i for i in trace.insts if i.kind.name == "SamplePerfectTile"]
+    return tuple(tuple(int(f) for f in trace.decisions[i]) for i in samples)
+
+
+def is_of(trace: Any, sketches: Sequence[Sketch]) -> bool:
+    """Whether a trace is of one of these."""
+    names = instruction_names(trace.insts)
+    return any(instruction_names(sketch.instructions) == names for sketch in sketches)
+
+
 def inlined_schedule(module: Any, target: Any) -> Any:
     """The schedule with everything inlined that MetaSchedule would inline on a CPU."""
     from tvm.s_tir import meta_schedule as ms
@@ -120,6 +132,13 @@ class DrawnTiling:
 
     def step(self, trace: Any, serial: bool) -> Any | None:
         """Another trace of ours; None if this one is not."""
-        names = instruction_names(trace.insts)
-        ours = any(instruction_names(s.instructions) == names for s in self._sketches)
-        return self.draw(serial) if ours else None
+        return self.draw(serial) if is_of(trace, self._sketches) else None
+
+    def refit(self, trace: Any, _lanes: int | None, serial: bool) -> Any | None:
+        """The same if this workload may be divided so, otherwise any other; None if it is none of
+        ours."""
+        if not is_of(trace, self._sketches):
+            return None
+        factors = drawn_factors(trace)
+        sketch = next(s for s in self._sketches if s.serial is serial)
+        return sketch.trace(factors) if factors in self._choices else self.draw(serial)

@@ -26,8 +26,9 @@ would get all of them once it is the heaviest, without any gain."""
 HISTORY = 3
 """Batches that are looked back on."""
 
-FLOOR_SHARE = 0.5
-"""The floor in terms of the best arithmetic rate seen: another task may well reach twice that."""
+FLOOR_SHARE = 0.9
+"""The floor in terms of the best arithmetic rate seen: another task may reach a little more. With
+0.5 large products that are near it get the batches that small operators far from theirs need."""
 
 
 @dataclass(frozen=True)

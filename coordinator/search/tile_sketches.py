@@ -22,6 +22,7 @@ from coordinator.search.sketches import (
     REDUCTION,
     SPATIAL,
     Sketch,
+    drawn_factors,
     instruction_names,
     iteration_types,
     make_sketch,
@@ -53,8 +54,7 @@ class RegisterTiling:
         own = self._sketch_of(trace)
         if own is None:
             return None
-        samples = [i for i in trace.insts if i.kind.name == "SamplePerfectTile"]
-        factors = tuple(tuple(int(f) for f in trace.decisions[i]) for i in samples)
+        factors = drawn_factors(trace)
         wanted = [s for s in self._sketches if s.serial is serial and s is not own]
         others = [s for s in wanted if s.pad_place != own.pad_place]
         if own.serial is serial and (not others or self._random.random() < 0.75):
@@ -63,6 +63,16 @@ class RegisterTiling:
             return self._random.choice(others).trace(factors)
         same = next(s for s in wanted if s.pad_place == own.pad_place)
         return same.trace(self._space.change(factors, self._random, serial))
+
+    def refit(self, trace: Any, lanes: int | None, serial: bool) -> Any | None:
+        """The trace for this CPU that is like this one, of a CPU whose vectors have ``lanes``
+        elements, if anybody knows; None if it is none of ours."""
+        own = self._sketch_of(trace)
+        if own is None:
+            return None
+        same = (s for s in self._sketches if s.serial is serial and s.pad_place == own.pad_place)
+        fitted = self._space.refit(drawn_factors(trace), lanes, self._random, serial)
+        return next(same).trace(fitted)
 
     def _sketch_of(self, trace: Any) -> Sketch | None:
         kinds = instruction_names(trace.insts)

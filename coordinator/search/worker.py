@@ -18,6 +18,7 @@ from coordinator.search.proposer import (
     SearchConfig,
     best_outcomes,
 )
+from coordinator.search.seeds import Elsewhere
 from cost_model.features import Features
 from cost_model.model import CostModel
 from device_agent.build import register_intrinsics
@@ -64,10 +65,12 @@ class SearchWorker:
         with host_lock.working():
             return self._proposers[workload_key].seed(candidates)
 
-    def adapt(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+    def adapt(
+        self, workload_key: str, elsewhere: Sequence[Elsewhere], count: int
+    ) -> list[Proposal]:
         """See Proposer.adapt."""
         with host_lock.working():
-            return self._proposers[workload_key].adapt(candidates)
+            return self._proposers[workload_key].adapt(elsewhere, count)
 
     def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:
         """Tell the task's search what was measured."""
@@ -117,10 +120,12 @@ class SearchPool:
         batch: list[Proposal] = await actor.call("seed", workload_key, candidates)
         return batch
 
-    async def adapt(self, workload_key: str, candidates: Sequence[Candidate]) -> list[Proposal]:
+    async def adapt(
+        self, workload_key: str, elsewhere: Sequence[Elsewhere], count: int
+    ) -> list[Proposal]:
         """See SearchWorker.adapt."""
         actor = self._of_task[workload_key]
-        batch: list[Proposal] = await actor.call("adapt", workload_key, candidates)
+        batch: list[Proposal] = await actor.call("adapt", workload_key, elsewhere, count)
         return batch
 
     async def observe(self, workload_key: str, outcomes: Sequence[Outcome]) -> None:

@@ -94,7 +94,8 @@ class TrainerWorker:
     def remember_elsewhere(self, samples: Sequence[Sample], enough: int) -> None:
         """Learn from other kinds of device, too, until there are ``enough`` candidates of this
         one."""
-        self._elsewhere, self._enough = list(samples), enough
+        self._elsewhere = [replace(sample, elsewhere=True) for sample in samples]
+        self._enough = enough
 
     def train(self, new: Sequence[Sample]) -> Training | None:
         """Take in samples, retrain, promote; None while there are too few to learn from."""
@@ -118,11 +119,14 @@ class TrainerWorker:
         """A model of these samples: anew, or the one in use with some trees more."""
         right = sum(sample.latency_us is not None for sample in seen)
         grown = self._new >= (GROWTH - 1) * self._trained_on
-        if self._model is None or grown or self._model.parts > MAX_PARTS or right < MIN_SAMPLES:
+        model = self._model
+        if model is not None and self._elsewhere and not model.knows_elsewhere:
+            model = None
+        if model is None or grown or model.parts > MAX_PARTS or right < MIN_SAMPLES:
             self._trained_on, self._new = len(seen), 0
             return CostModel.train(seen, self._num_threads, host_lock.working)
         with host_lock.working():
-            return self._model.updated(seen, self._num_threads)
+            return model.updated(seen, self._num_threads)
 
     def reserve(self) -> tuple[str, ...]:
         """Keep the newest candidates from every training until ``consider`` or ``release``; their

@@ -10,8 +10,11 @@ import sqlalchemy as sa
 from protos.records import Device, DeviceState
 
 from .database import insert
-from .schema import device_holds, device_labels, devices, now
+from .schema import device_holds, device_labels, devices, jobs, measurements, now
 from .values import clean, clean_tools, from_json, to_json
+
+LOOKED_AT = 1000
+"""Measurements of a kind of device among which one of a job is looked for."""
 
 
 def upsert(connection: sa.Connection, device: Device) -> None:
@@ -88,6 +91,16 @@ def forget(connection: sa.Connection, name: str) -> None:
     connection.execute(sa.delete(device_labels).where(device_labels.c.device == name))
     connection.execute(sa.delete(devices).where(devices.c.name == name))
     release(connection, name)
+
+
+def target_of(connection: sa.Connection, kind: str) -> str:
+    """The target of a kind of device, by a device of it or by a job that measured on one (among
+    some of its measurements, as all of a million may be of an import); empty if there was none."""
+    of_device = sa.select(devices.c.target_json).where(devices.c.kind == kind).limit(1)
+    m = measurements.c
+    some = sa.select(m.job_id).where(m.device_kind == kind).limit(LOOKED_AT).subquery()
+    of_job = sa.select(jobs.c.target_json).join(some, some.c.job_id == jobs.c.job_id).limit(1)
+    return str(connection.scalar(of_device) or connection.scalar(of_job) or "")
 
 
 def known(connection: sa.Connection) -> list[Device]:

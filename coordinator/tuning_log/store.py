@@ -245,6 +245,11 @@ class TuningLog:
         with self._database.read() as connection:
             return measurements.device_kinds(connection)
 
+    def target_of(self, kind: str) -> str:
+        """The target of a kind of device; empty if the log does not know it."""
+        with self._database.read() as connection:
+            return devices.target_of(connection, kind)
+
     def best_k(
         self, workload_key: str, device_kind: str, k: int, cold_cache: bool = False
     ) -> list[BestRecord]:

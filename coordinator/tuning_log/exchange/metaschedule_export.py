@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from protos.errors import BadRequest
 
 from ..browse import ranked
+from ..devices import target_of
 from ..evidence import evidence
-from ..schema import devices, jobs, measurements, workloads
+from ..schema import measurements, workloads
 from ..store import TuningLog
 from ..values import numbers_from_json
 from .folders import new_export
@@ -91,9 +92,9 @@ def _the_kind(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> s
 
 def _target(connection: sa.Connection, process: TvmProcess, kind: str, given: str) -> str:
     """What the kind's kernels were built for, as MetaSchedule's records say it."""
-    if given and _known_target(connection, kind):
+    if given and target_of(connection, kind):
         raise BadRequest(f"the log knows the target of {kind}; leave --target out")
-    text = given or _known_target(connection, kind)
+    text = given or target_of(connection, kind)
     if not text:
         raise BadRequest(f"the log does not know the target of {kind}; say it with --target JSON")
     try:
@@ -101,19 +102,6 @@ def _target(connection: sa.Connection, process: TvmProcess, kind: str, given: st
     except Damaged as error:
         raise BadRequest(f"TVM refuses the target {text}: {error}") from None
     return json.dumps(target, separators=(",", ":"))
-
-
-def _known_target(connection: sa.Connection, kind: str) -> str:
-    """By a device of the kind, or by a job that measured on one; empty if there was none."""
-    of_device = sa.select(devices.c.target_json).where(devices.c.kind == kind).limit(1)
-    m = measurements.c
-    of_job = (
-        sa.select(jobs.c.target_json)
-        .join(measurements, m.job_id == jobs.c.job_id)
-        .where(m.device_kind == kind)
-        .limit(1)
-    )
-    return str(connection.scalar(of_device) or connection.scalar(of_job) or "")
 
 
 def _workload(connection: sa.Connection, process: TvmProcess, key: str) -> tuple[str, str]:
