@@ -117,7 +117,7 @@ class Tuner:
     def _elsewhere(self, workload_key: str, kinds: Sequence[OtherKind]) -> list[seeds.Elsewhere]:
         """Candidates that are fast on other kinds of device."""
         known, cold = self._lab.tuning_log, self._lab.evaluator.cold_cache
-        count = seeds.FROM_ELSEWHERE + 1  # the untuned may be one of them
+        count = seeds.TOLD_OF_ELSEWHERE + 1  # the untuned may be one of them
         best = {
             kind.name: [
                 seeds.Elsewhere(one.candidate, kind.lanes)

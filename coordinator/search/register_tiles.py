@@ -89,6 +89,11 @@ def _distance(first: Tile, second: Tile) -> int:
     return sum(a != b for a, b in pairs) + (first.lanes != second.lanes)
 
 
+def _apart(first: Sequence[int], second: Sequence[int]) -> float:
+    """How far factors are from others: by how many doublings."""
+    return sum(abs(math.log2(a / b)) for a, b in zip(first, second, strict=True))
+
+
 def tiles(loops: Loops) -> list[Tile]:
     """Those that fit into the registers, with a weight each: full vectors, many of them."""
     found = []
@@ -147,8 +152,7 @@ class TileSpace:
         elif near:
             outer = self._shifted(tile, outer, rng)
         divided = self._around(tile, outer, serial) if near else self._divide(tile, rng, serial)
-        fits = self._unrolled(factors) <= self._most(tile)
-        return (*divided, *(factors[count:] if fits else self._reduce(tile, rng)))
+        return (*divided, *self._reduction_of(factors, tile, rng))
 
     def _shifted(self, tile: Tile, outer: Sequence[int], rng: random.Random) -> list[int]:
         """The next number of outer iterations, more or fewer, for one of the loops."""
@@ -168,9 +172,8 @@ class TileSpace:
         of full vectors that fit into the registers stay."""
         count, found = len(self._loops.spatial), self._tile_of(factors)
         tile = self._tile_like(found, lanes)
-        spatial = self._around(tile, [f[0] for f in factors[:count]], serial)
-        fits = self._unrolled(factors) <= self._most(tile)
-        return (*spatial, *(factors[count:] if fits else self._reduce(tile, rng)))
+        divided = self._around(tile, [f[0] for f in factors[:count]], serial)
+        return (*divided, *self._reduction_of(factors, tile, rng))
 
     def _tile_like(self, found: Tile, lanes: int | None) -> Tile:
         full = lanes is None and found.lanes >= self._loops.width
@@ -180,8 +183,7 @@ class TileSpace:
         wanted = found.lanes * self._loops.width / (lanes or found.lanes)
 
         def distance(tile: Tile) -> tuple[float, float, float]:
-            pairs = zip(tile.registers, found.registers, strict=True)
-            apart = sum(abs(math.log2(own / there)) for own, there in pairs)
+            apart = _apart(tile.registers, found.registers)
             return abs(math.log2(tile.lanes / wanted)), apart, -tile.weight
 
         return min(self._tiles, key=distance)
@@ -208,15 +210,14 @@ class TileSpace:
         return self._spatial(tile, outer)
 
     def _around(self, tile: Tile, wanted: Sequence[int], serial: bool) -> Factors:
-        """The same with the outer loops that are nearest to those that are wanted; of equal ones,
-        the first is divided."""
+        """What is around the tile, with the outer loops that are nearest to those that are wanted;
+        of equally near ones, the first is divided."""
         threads = 1 if serial else self._loops.threads
         choices = itertools.product(*(divisors(extent) for extent in self._extents(tile)))
 
         def distance(outer: Sequence[int]) -> tuple[bool, float, list[int]]:
-            pairs = zip(outer, wanted, strict=True)
-            apart = sum(abs(math.log2(own / there)) for own, there in pairs)
-            return math.prod(outer) % threads != 0, apart, [-factor for factor in outer]
+            uneven = math.prod(outer) % threads != 0
+            return uneven, _apart(outer, wanted), [-factor for factor in outer]
 
         return self._spatial(tile, min(choices, key=distance))
 
@@ -239,8 +240,11 @@ class TileSpace:
             chosen.append((extent // unrolled, unrolled))
         return tuple(reversed(chosen))
 
-    def _unrolled(self, factors: Factors) -> int:
-        return math.prod(f[1] for f in factors[len(self._loops.spatial) :])
+    def _reduction_of(self, factors: Factors, tile: Tile, rng: random.Random) -> Factors:
+        """The reduction's factors, or others if so much can't be unrolled around this tile."""
+        reduction = factors[len(self._loops.spatial) :]
+        fits = math.prod(f[1] for f in reduction) <= self._most(tile)
+        return reduction if fits else self._reduce(tile, rng)
 
     def _most(self, tile: Tile) -> int:
         return max(1, min(MAX_UNROLLED_REDUCTION, MAX_UNROLLED // tile.vectors))

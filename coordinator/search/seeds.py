@@ -17,7 +17,7 @@ from protos.records import UNTUNED_TRACE, Candidate
 TIMED_AGAIN = 3
 """Of a task's doubtful records, how many are timed again."""
 
-TRIED_OF_ELSEWHERE, FROM_ELSEWHERE = 4, 8
+TRIED_OF_ELSEWHERE, TOLD_OF_ELSEWHERE = 4, 8
 """How many programs like those of other kinds of device are tried before a search proposes its own,
 and how many candidates of those kinds a search is told of."""
 
@@ -61,7 +61,7 @@ def from_elsewhere(best: Mapping[str, Sequence[Elsewhere]]) -> list[Elsewhere]:
     found: dict[str, Elsewhere] = {}
     for rank in range(max(map(len, queues), default=0)):
         for queue in queues:
-            if rank < len(queue) and len(found) < FROM_ELSEWHERE:
+            if rank < len(queue) and len(found) < TOLD_OF_ELSEWHERE:
                 found.setdefault(queue[rank].candidate.key, queue[rank])
     return list(found.values())
 
