@@ -20,6 +20,7 @@ from coordinator.bundle.archive import SUMS, bundle, folder_name
 from protos.records import Measurement
 
 from . import kernels
+from .emulated_board import unpack
 from .test_device_agent_session import Farm, lease
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,8 +119,7 @@ def test_a_file_that_can_not_be_written(archive: Path, tmp_path: Path) -> None:
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
     return folder / folder_name(HERE)
 
 
